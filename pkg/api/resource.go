@@ -1,0 +1,44 @@
+// Package api holds Calico's v3 resources as this project reads and writes
+// them: types, names, defaulting, validation and the selector language. It does
+// no I/O.
+package api
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// GroupVersion is the apiVersion of every resource.
+const GroupVersion = "projectcalico.org/v3"
+
+// Resource is one object of Calico's v3 API. Types that projectcalico/api has
+// are used as they are; WorkloadEndpoint, Node and the IPAM blocks are ours.
+type Resource interface {
+	metav1.Object
+	runtime.Object
+}
+
+// Key names one resource. Namespace is empty for kinds without namespaces.
+type Key struct {
+	Kind      string // "IPPool", as in the resource's JSON
+	Namespace string
+	Name      string
+}
+
+func (k Key) String() string {
+	if k.Namespace == "" {
+		return k.Kind + "(" + k.Name + ")"
+	}
+	return k.Kind + "(" + k.Namespace + "/" + k.Name + ")"
+}
+
+// KeyOf returns the key of r.
+func KeyOf(r Resource) Key {
+	return Key{Kind: r.GetObjectKind().GroupVersionKind().Kind, Namespace: r.GetNamespace(), Name: r.GetName()}
+}
+
+// Change is one resource as it is now, or its absence.
+type Change struct {
+	Key      Key
+	Resource Resource // nil: it is gone, or what the datastore holds is not valid
+}

@@ -1,0 +1,112 @@
+// Package policy compiles Calico's policy resources into the tables that the
+// BPF classifier reads: peer classes, port classes and rulesets of bit vectors.
+// It does no I/O and knows no clock.
+package policy
+
+import (
+	"net/netip"
+
+	"calico-xdp/pkg/api"
+)
+
+// PeerClass numbers one set of address sets: two addresses have the same class
+// if and only if the same sets contain them. 0 is "in no set". Class numbers do
+// not change their meaning as long as anything compiled may use them.
+type PeerClass uint32
+
+// PortClass numbers one kind of (protocol, port): two of them have the same
+// class if and only if every rule treats them alike. 0 is the class of what no
+// rule names.
+type PortClass uint16
+
+// RulesetID numbers one ruleset content. Equal rulesets have one id. 0 is no
+// ruleset.
+type RulesetID uint32
+
+// MaxRules is the largest ruleset that compiles.
+const MaxRules = 64
+
+// Tables is everything the classifier needs on this node.
+type Tables struct {
+	// Peers gives the class of addresses: that of the longest prefix that
+	// contains them, class 0 where none does. It always holds 0.0.0.0/0 (IPv4
+	// prefixes are never v4-mapped here; a class therefore tells the family).
+	Peers map[netip.Prefix]PeerClass
+	// PeerClasses is one more than the highest class in use.
+	PeerClasses PeerClass
+
+	// DestinationPorts and SourcePorts give port classes by protocol. Ranges of
+	// one protocol do not overlap; what no range covers has class 0.
+	DestinationPorts []PortRange
+	SourcePorts      []PortRange
+	// PortClasses is one more than the highest class of either.
+	PortClasses PortClass
+
+	Rulesets  map[RulesetID]*Ruleset
+	Endpoints map[api.Key]Rulesets // this node's endpoints
+
+	// Problems says what could not be compiled, and where. What a problem guards
+	// is closed: an endpoint with a policy that does not compile drops.
+	Problems []Problem
+}
+
+// Rulesets are one endpoint's two rulesets, egress for what it sends and
+// ingress for what it receives.
+type Rulesets struct{ Egress, Ingress RulesetID }
+
+// PortRange gives one class to a range of ports of one protocol. For ICMP and
+// ICMPv6 a "destination port" is type<<8|code; protocols without ports have
+// port 0.
+type PortRange struct {
+	Protocol uint8 // IANA number
+	From, To uint16
+	Class    PortClass
+}
+
+// Ruleset is an ordered list of rules, flattened from tiers, policies and
+// profiles. A packet matches rule i if bit i is set in all of
+// Sources[class of source address], Destinations[class of destination address],
+// SourcePorts[...] and DestinationPorts[...]. The first match decides; the last
+// rule matches everything. All four vectors are as long as the class counts of
+// the Tables they came in.
+type Ruleset struct {
+	Rules            []Rule
+	Sources          []uint64
+	Destinations     []uint64
+	SourcePorts      []uint64
+	DestinationPorts []uint64
+	// Affected says whether a change of an address from one class to another
+	// can change a verdict of this ruleset.
+	Affected func(from, to PeerClass) bool
+}
+
+// Action is what a rule does.
+type Action uint8
+
+const (
+	Deny Action = iota + 1
+	Allow
+	Pass // go on at Rule.Next
+	Log  // report, go on with the next rule
+)
+
+// Rule is one rule of a ruleset.
+type Rule struct {
+	Action Action
+	Next   uint16 // Pass: index of the rule to go on at
+	ID     RuleID // where it comes from
+}
+
+// RuleID names the rule a verdict comes from.
+type RuleID struct {
+	Tier      string  // empty for profiles
+	Policy    api.Key // of the policy or profile; zero for a tier's default action or the final drop
+	Direction string  // "ingress" or "egress"
+	Index     int     // in the policy's list; -1 for a default action
+}
+
+// Problem is one object that could not be compiled whole.
+type Problem struct {
+	Object api.Key
+	Err    error
+}
