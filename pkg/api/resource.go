@@ -32,9 +32,14 @@ func (k Key) String() string {
 	return k.Kind + "(" + k.Namespace + "/" + k.Name + ")"
 }
 
-// KeyOf returns the key of r.
+// KeyOf returns the key of r. The kind is that of r's Go type, whether or not r
+// says it.
 func KeyOf(r Resource) Key {
-	return Key{Kind: r.GetObjectKind().GroupVersionKind().Kind, Namespace: r.GetNamespace(), Name: r.GetName()}
+	kind := kindOf(r)
+	if kind == "" {
+		kind = r.GetObjectKind().GroupVersionKind().Kind
+	}
+	return Key{Kind: kind, Namespace: r.GetNamespace(), Name: r.GetName()}
 }
 
 // Change is one resource as it is now, or its absence.
