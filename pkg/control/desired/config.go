@@ -4,8 +4,27 @@ package desired
 // the decision to FelixConfiguration `node.<name>`, then `default`, then
 // Calico's default.
 type Config struct {
-	Backend string // CALICO_NETWORKING_BACKEND: bird, vxlan or none
+	Backend string // CALICO_NETWORKING_BACKEND: bird (also the empty string), vxlan or none
+	// RouterID is CALICO_ROUTER_ID: an IPv4 address, "hash" for one made from the
+	// node's name, or empty for the node's IPv4 address.
+	RouterID string
 	// Felix holds FELIX_* variables by lower-cased parameter name
 	// ("defaultendpointtohostaction").
 	Felix map[string]string
+}
+
+// The networking backends: with BGP, without, and none at all, where the node
+// only enforces policy and something else carries packets between nodes.
+const (
+	BackendBIRD  = "bird"
+	BackendVXLAN = "vxlan"
+	BackendNone  = "none"
+)
+
+func (c Config) backend() string {
+	switch c.Backend {
+	case BackendVXLAN, BackendNone:
+		return c.Backend
+	}
+	return BackendBIRD
 }

@@ -45,18 +45,50 @@ type State struct {
 	Dataplane Dataplane
 	Host      Host
 	BGP       BGP
-	// Problems names the objects that were left out or closed, and why.
+	// Local says of each of this node's workload endpoints what became of it,
+	// those that are left out too.
+	Local   map[api.Key]LocalEndpoint
+	Servers Servers
+	// WorkloadMTU is what the interface of a new workload should have, bytes.
+	WorkloadMTU int
+	// Problems names the objects that were left out or closed, and why; those of
+	// the policy compiler are among them.
 	Problems []policy.Problem
+}
+
+// LocalEndpoint is how a workload endpoint of this node was taken up.
+type LocalEndpoint struct {
+	Interface string
+	Addresses []netip.Addr
+	Missing   bool // the interface does not exist: the endpoint waits for it
+	Closed    bool // the endpoint is left out
+	Problem   string
+}
+
+// Servers are the daemon's own HTTP listeners.
+type Servers struct{ Metrics, Health Server }
+
+// Server is one HTTP listener.
+type Server struct {
+	Enabled bool
+	Host    string // empty: all addresses
+	Port    int
 }
 
 // Dataplane is what goes into BPF.
 type Dataplane struct {
-	Node      NodeAddresses
-	ToHost    ToHostAction
-	Uplinks   map[int]Link // by interface index; all of the data interfaces
+	Node    NodeAddresses
+	ToHost  ToHostAction
+	Uplinks map[int]Link // by interface index; all of the data interfaces
+	// Endpoints are the workload endpoints on interfaces that exist. One without
+	// addresses drops whatever its workload sends: such are endpoints that
+	// something is wrong with, and, under KindInterface, the interfaces that look
+	// like a workload's and have no endpoint.
 	Endpoints map[api.Key]Endpoint
 	Routes    map[netip.Prefix]Route
 	Peers     map[netip.Addr]Peer // other nodes, by the address that packets from them carry outside
+	VXLANPort uint16              // UDP
+	VXLANVNI  uint32
 	Policy    *policy.Tables
 }
 
@@ -64,7 +96,8 @@ type Dataplane struct {
 // Invalid where there is none.
 type NodeAddresses struct {
 	IPv4, IPv6 netip.Addr
-	VXLANMAC   MAC
+	VXLANMAC   MAC // of our VXLAN device, as the other nodes have it
+	VXLANMACv6 MAC // same, for VXLAN over IPv6
 }
 
 // ToHostAction is FelixConfiguration's defaultEndpointToHostAction.
@@ -75,6 +108,10 @@ const (
 	ToHostReturn
 	ToHostAccept
 )
+
+// KindInterface is the kind of the keys in Dataplane.Endpoints that stand for an
+// interface (its name) without endpoint.
+const KindInterface = "Interface"
 
 // Endpoint is a local workload endpoint whose interface exists.
 type Endpoint struct {
@@ -116,7 +153,7 @@ type Route struct {
 // Peer is another node.
 type Peer struct {
 	Name     string
-	VXLANMAC MAC // of its VXLAN device; always set (deterministic where the Node says nothing)
+	VXLANMAC MAC // of its VXLAN device for this address's family; always set, see VXLANMAC
 }
 
 // Host is the kernel's part: links, routes, sysctls.

@@ -1,0 +1,191 @@
+package desired
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"calico-xdp/pkg/api"
+)
+
+// claim is one local endpoint's wish for its interface and addresses.
+type claim struct {
+	key      api.Key
+	endpoint *api.WorkloadEndpoint
+}
+
+// localClaims returns this node's workload endpoints, the one created last
+// first: whoever takes an interface or address into use again rarely cleans up
+// after one that was forgotten.
+func localClaims(in Input) []claim {
+	var claims []claim
+	for key, w := range byKey[*api.WorkloadEndpoint](in.Resources, api.KindWorkloadEndpoint) {
+		if w.Spec.Node == in.Node {
+			claims = append(claims, claim{key, w})
+		}
+	}
+	slices.SortStableFunc(claims, func(a, b claim) int {
+		return b.endpoint.CreationTimestamp.Compare(a.endpoint.CreationTimestamp.Time)
+	})
+	return claims
+}
+
+// addEndpoints takes up the local endpoints whose interfaces exist, whoever
+// wrote them. reserved are addresses that no workload can have.
+func (s *State) addEndpoints(claims []claim, links []Link, reserved map[netip.Addr]string) {
+	byName := make(map[string]Link, len(links))
+	for _, l := range links {
+		byName[l.Name] = l
+	}
+	interfaces := make(map[string]api.Key)
+	addresses := make(map[netip.Addr]api.Key)
+	for _, c := range claims {
+		name := c.endpoint.Spec.InterfaceName
+		local := LocalEndpoint{Interface: name}
+		complain := func(err error) {
+			s.problem(c.key, err)
+			if local.Problem != "" {
+				local.Problem += "; "
+			}
+			local.Problem += err.Error()
+		}
+		link, exists := byName[name]
+		switch other, taken := interfaces[name]; {
+		case name == "":
+			local.Closed = true
+			complain(fmt.Errorf("interfaceName is empty"))
+		case taken:
+			local.Closed = true
+			complain(fmt.Errorf("interface %s belongs to %s, which is newer", name, other))
+		case isHostLink(link, s.Dataplane.Node):
+			local.Closed = true
+			complain(fmt.Errorf("interface %s is the host's own", name))
+		default:
+			interfaces[name] = c.key
+			local.Missing = !exists
+		}
+		if !local.Closed {
+			for _, text := range c.endpoint.Spec.IPNetworks {
+				a, err := parseEndpointAddress(text)
+				switch other, taken := addresses[a]; {
+				case err != nil:
+					complain(fmt.Errorf("ipNetworks: %w", err))
+				case reserved[a] != "":
+					complain(fmt.Errorf("address %s is %s", a, reserved[a]))
+				case taken && other != c.key:
+					complain(fmt.Errorf("address %s belongs to %s, which is newer", a, other))
+				case !taken:
+					addresses[a] = c.key
+					local.Addresses = append(local.Addresses, a)
+				}
+			}
+			if len(c.endpoint.Spec.IPNetworks) > 0 && len(local.Addresses) == 0 {
+				local.Closed = true
+			}
+		}
+		mac, err := optionalMAC(c.endpoint.Spec.MAC)
+		if err != nil && !local.Closed {
+			// Without the address that was meant, the spoof check would be weaker
+			// than asked for.
+			local.Closed = true
+			complain(fmt.Errorf("mac: %w", err))
+		}
+		slices.SortFunc(local.Addresses, netip.Addr.Compare)
+		s.Local[c.key] = local
+		if interfaces[name] != c.key || !exists {
+			continue
+		}
+		if local.Closed {
+			s.closeLink(c.key, link)
+			continue
+		}
+		s.Dataplane.Endpoints[c.key] = Endpoint{
+			Key: c.key, Interface: name, Ifindex: link.Index, Veth: link.Kind == "veth",
+			MAC: mac, HostMAC: link.MAC, Addresses: local.Addresses,
+		}
+		s.Host.Workloads[name] = WorkloadLink{Ifindex: link.Index}
+	}
+}
+
+// addUnclaimed closes the interfaces that look like a workload's and have no
+// endpoint: one that is not written yet, or not there any more.
+func (s *State) addUnclaimed(links []Link, set settings, claims []claim) {
+	isWorkload := workloadLinks(set, s.Dataplane.Node, claims)
+	taken := make(map[int]bool)
+	for _, e := range s.Dataplane.Endpoints {
+		taken[e.Ifindex] = true
+	}
+	for _, l := range links {
+		if isWorkload(l) && !taken[l.Index] {
+			s.closeLink(api.Key{Kind: KindInterface, Name: l.Name}, l)
+		}
+	}
+}
+
+// closeLink has everything that comes from the link dropped: no address is
+// right there.
+func (s *State) closeLink(key api.Key, l Link) {
+	s.Dataplane.Endpoints[key] = Endpoint{Key: key, Interface: l.Name, Ifindex: l.Index, Veth: l.Kind == "veth", HostMAC: l.MAC}
+}
+
+func optionalMAC(text string) (MAC, error) {
+	if text == "" {
+		return MAC{}, nil
+	}
+	return parseMAC(text)
+}
+
+// isHostLink says whether a link carries the host itself, so that to treat it
+// as a workload's would cut the host off.
+func isHostLink(l Link, node NodeAddresses) bool {
+	if l.Name == "lo" {
+		return true
+	}
+	return slices.ContainsFunc(l.Addresses, func(p netip.Prefix) bool {
+		return p.Addr() == node.IPv4 || p.Addr() == node.IPv6
+	})
+}
+
+// uplinks returns the links that carry traffic to other hosts: those whose name
+// fits the pattern, and whichever have the node's own addresses.
+func uplinks(in Input, set settings, node NodeAddresses, claims []claim) map[int]Link {
+	isWorkload := workloadLinks(set, node, claims)
+	out := make(map[int]Link)
+	for _, l := range in.Links {
+		if l.Up && l.Name != "lo" && (isHostLink(l, node) || !isWorkload(l) && set.dataInterfaces.MatchString(l.Name)) {
+			out[l.Index] = l
+		}
+	}
+	return out
+}
+
+// hostAddresses returns the addresses of this host that others can send to.
+func hostAddresses(links []Link, set settings, node NodeAddresses, claims []claim) []netip.Addr {
+	isWorkload := workloadLinks(set, node, claims)
+	var out []netip.Addr
+	for _, l := range links {
+		if isWorkload(l) {
+			continue
+		}
+		for _, p := range l.Addresses {
+			if a := p.Addr(); !a.IsLoopback() && !(a.Is6() && a.IsLinkLocalUnicast()) {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
+}
+
+// workloadLinks tells the host side of workloads from the host's own links: an
+// endpoint names them, or their name has the prefix of such.
+func workloadLinks(set settings, node NodeAddresses, claims []claim) func(Link) bool {
+	claimed := make(map[string]bool)
+	for _, c := range claims {
+		claimed[c.endpoint.Spec.InterfaceName] = true
+	}
+	return func(l Link) bool {
+		prefixed := slices.ContainsFunc(set.interfacePrefixes, func(p string) bool { return strings.HasPrefix(l.Name, p) })
+		return (claimed[l.Name] || prefixed) && !isHostLink(l, node)
+	}
+}

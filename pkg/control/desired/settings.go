@@ -1,0 +1,218 @@
+package desired
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/policy"
+)
+
+// EnvironmentObject is the object that problems with FELIX_* variables name.
+var EnvironmentObject = api.Key{Kind: api.KindFelixConfiguration, Name: "environment"}
+
+// settings are the FelixConfiguration parameters that this node uses.
+type settings struct {
+	toHost            ToHostAction
+	dataInterfaces    *regexp.Regexp
+	interfacePrefixes []string
+	vxlanPort         uint16
+	vxlanVNI          uint32
+	ipipMTU           int // 0: from the uplinks
+	vxlanMTU          int
+	vxlanMTUv6        int
+	ipForwarding      bool
+	ipv6              bool
+	servers           Servers
+}
+
+// Tunnel devices are not in the pattern: packets are encapsulated on the
+// uplinks themselves.
+const defaultDataInterfaces = `^((en|wl|ww|sl|ib)[Popsvx].*|(eth|wlan|wwan|bond).*)$`
+
+func defaultSettings() settings {
+	return settings{
+		dataInterfaces:    regexp.MustCompile(defaultDataInterfaces),
+		interfacePrefixes: []string{"cali"},
+		vxlanPort:         4789,
+		vxlanVNI:          4096,
+		ipForwarding:      true,
+		ipv6:              true,
+		servers: Servers{
+			Metrics: Server{Enabled: true, Port: 9091},
+			Health:  Server{Enabled: true, Host: "localhost", Port: 9099},
+		},
+	}
+}
+
+// parameter is one name of FelixConfiguration, and how its value is taken.
+type parameter struct {
+	name string
+	set  func(value string) error // changes nothing when it fails
+}
+
+func (s *settings) parameters() []parameter {
+	return []parameter{
+		{"defaultEndpointToHostAction", func(v string) error {
+			action, ok := map[string]ToHostAction{"drop": ToHostDrop, "return": ToHostReturn, "accept": ToHostAccept}[strings.ToLower(v)]
+			if !ok {
+				return errors.New("want Drop, Return or Accept")
+			}
+			s.toHost = action
+			return nil
+		}},
+		{"bpfDataIfacePattern", func(v string) error {
+			re, err := regexp.Compile(v)
+			if err == nil {
+				s.dataInterfaces = re
+			}
+			return err
+		}},
+		{"interfacePrefix", func(v string) error {
+			prefixes := strings.Split(v, ",")
+			if slices.Contains(prefixes, "") {
+				return errors.New("want prefixes of interface names, separated by commas")
+			}
+			s.interfacePrefixes = prefixes
+			return nil
+		}},
+		{"vxlanPort", integer(&s.vxlanPort, 1, math.MaxUint16)},
+		{"vxlanVNI", integer(&s.vxlanVNI, 1, 1<<24-1)},
+		// Below 1280 there is no IPv6; 576 is what every IPv4 host must take.
+		{"ipipMTU", mtu(&s.ipipMTU, 576)},
+		{"vxlanMTU", mtu(&s.vxlanMTU, 576)},
+		{"vxlanMTUV6", mtu(&s.vxlanMTUv6, 1280)},
+		{"ipForwarding", func(v string) error {
+			switch strings.ToLower(v) {
+			case "enabled":
+				s.ipForwarding = true
+			case "disabled":
+				s.ipForwarding = false
+			default:
+				return errors.New("want Enabled or Disabled")
+			}
+			return nil
+		}},
+		{"ipv6Support", boolean(&s.ipv6)},
+		{"prometheusMetricsEnabled", boolean(&s.servers.Metrics.Enabled)},
+		{"prometheusMetricsHost", text(&s.servers.Metrics.Host)},
+		{"prometheusMetricsPort", integer(&s.servers.Metrics.Port, 1, math.MaxUint16)},
+		{"healthEnabled", boolean(&s.servers.Health.Enabled)},
+		{"healthHost", text(&s.servers.Health.Host)},
+		{"healthPort", integer(&s.servers.Health.Port, 1, math.MaxUint16)},
+	}
+}
+
+// environmentNames are the parameters that FELIX_* variables call otherwise.
+var environmentNames = map[string]string{"ipipmtu": "ipinipmtu"}
+
+// layer is one place that parameters come from.
+type layer struct {
+	object api.Key
+	values map[string]string // by lower-cased parameter name
+}
+
+// resolveSettings takes each parameter from the first of environment, node's
+// and default FelixConfiguration that has a usable value, else the built-in
+// one.
+func resolveSettings(in Input) (settings, []policy.Problem) {
+	env := layer{EnvironmentObject, maps.Clone(in.Config.Felix)}
+	for name, alias := range environmentNames {
+		if v, ok := env.values[alias]; ok {
+			env.values[name] = v
+		}
+	}
+	layers := []layer{env}
+	for _, name := range []string{"node." + in.Node, "default"} {
+		key := api.Key{Kind: api.KindFelixConfiguration, Name: name}
+		if fc, ok := in.Resources.Get(key).(*api.FelixConfiguration); ok {
+			layers = append(layers, layer{key, specValues(&fc.Spec)})
+		}
+	}
+	s := defaultSettings()
+	var problems []policy.Problem
+	for _, p := range s.parameters() {
+		for _, l := range layers {
+			v, ok := l.values[strings.ToLower(p.name)]
+			if !ok || v == "" {
+				continue
+			}
+			err := p.set(v)
+			if err == nil {
+				break
+			}
+			problems = append(problems, policy.Problem{Object: l.object, Err: fmt.Errorf("%s %q: %w", p.name, v, err)})
+		}
+	}
+	return s, problems
+}
+
+// specValues returns what the spec sets, by lower-cased JSON name, as text.
+func specValues(spec *api.FelixConfigurationSpec) map[string]string {
+	values := make(map[string]string)
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return values // not for a spec that was decoded from JSON
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber() // 4096, not 4.096e+03
+	var fields map[string]any
+	if err := d.Decode(&fields); err != nil {
+		return values
+	}
+	for name, v := range fields {
+		values[strings.ToLower(name)] = fmt.Sprint(v)
+	}
+	return values
+}
+
+func boolean(dst *bool) func(string) error {
+	return func(v string) error {
+		switch strings.ToLower(v) {
+		case "true", "yes", "y", "t", "1":
+			*dst = true
+		case "false", "no", "n", "f", "0":
+			*dst = false
+		default:
+			return errors.New("want true or false")
+		}
+		return nil
+	}
+}
+
+func integer[T int | uint16 | uint32](dst *T, least, most int64) func(string) error {
+	return func(v string) error {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n < least || n > most {
+			return fmt.Errorf("want a number from %d to %d", least, most)
+		}
+		*dst = T(n)
+		return nil
+	}
+}
+
+// mtu takes 0 as "not set", as Calico does.
+func mtu(dst *int, least int64) func(string) error {
+	return func(v string) error {
+		if v == "0" {
+			*dst = 0
+			return nil
+		}
+		return integer(dst, least, math.MaxUint16)(v)
+	}
+}
+
+func text(dst *string) func(string) error {
+	return func(v string) error {
+		*dst = v
+		return nil
+	}
+}

@@ -1,0 +1,282 @@
+package desired
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/policy"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write what was computed into testdata")
+
+// TestStates goes through the state lists of testdata. Each file is a list of
+// states; a state says what changes against the one before it, and after "=>"
+// the whole of what this node should then be, as text:
+//
+//	== title
+//	node a | backend vxlan | router-id hash | env vxlanport=8472
+//	link 2 eth0 device 1500 02:00:00:00:00:01 up 10.0.1.1/24   (or: unlink eth0)
+//	block 10.65.0.0/26 host:a 10.65.0.5=b       (5 is in use on node b)
+//	learn 10.9.0.0/24 10.0.1.9
+//	delete Node b
+//	---
+//	a resource as YAML, and more after further --- lines
+//	=>
+func TestStates(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no state lists", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			in := Input{Node: "a", Resources: api.NewStore()}
+			var out bytes.Buffer
+			head, states, _ := strings.Cut(string(data), "== ")
+			out.WriteString(head)
+			for state := range strings.SplitSeq(states, "\n== ") {
+				title, rest, _ := strings.Cut("== "+state, "\n")
+				rest = "\n" + rest // so that "=>" can follow the title
+				changes, want, _ := strings.Cut(rest, "\n=>\n")
+				if err := change(&in, changes); err != nil {
+					t.Fatalf("%s: %v", title, err)
+				}
+				want = strings.TrimSpace(want)
+				got := stateText(Compute(in))
+				if diff := cmp.Diff(want, got); diff != "" && !*update {
+					t.Errorf("%s:\n%s", title, diff)
+				}
+				if again := stateText(Compute(shuffled(in))); again != got {
+					t.Errorf("%s: depends on the order of its input:\n%s", title, cmp.Diff(got, again))
+				}
+				fmt.Fprintf(&out, "%s%s\n=>\n%s\n\n", title, changes, got)
+			}
+			if *update {
+				if err := os.WriteFile(file, append(bytes.TrimRight(out.Bytes(), "\n"), '\n'), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// shuffled is the same input, come about in another order.
+func shuffled(in Input) Input {
+	resources := api.NewStore()
+	var all []api.Resource
+	for _, k := range api.Kinds() {
+		all = append(all, slices.Collect(maps.Values(api.All[api.Resource](in.Resources, k.Name)))...)
+	}
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	for _, r := range all {
+		resources.Apply(api.Change{Key: api.KeyOf(r), Resource: r})
+	}
+	in.Resources = resources
+	in.Links = slices.Clone(in.Links)
+	slices.Reverse(in.Links)
+	in.Learned = slices.Clone(in.Learned)
+	slices.Reverse(in.Learned)
+	return in
+}
+
+func change(in *Input, text string) error {
+	lines, documents, _ := strings.Cut("\n"+text, "\n---\n")
+	for line := range strings.Lines(lines) {
+		f := strings.Fields(line)
+		if len(f) == 0 || strings.HasPrefix(f[0], "#") {
+			continue
+		}
+		if err := directive(in, f); err != nil {
+			return fmt.Errorf("%q: %w", strings.TrimSpace(line), err)
+		}
+	}
+	for doc := range strings.SplitSeq(documents, "\n---\n") {
+		if strings.TrimSpace(doc) == "" {
+			continue
+		}
+		r, err := api.Decode([]byte(doc))
+		if err != nil {
+			return fmt.Errorf("%w in\n%s", err, doc)
+		}
+		api.Default(r)
+		in.Resources.Apply(api.Change{Key: api.KeyOf(r), Resource: r})
+	}
+	return nil
+}
+
+func directive(in *Input, f []string) error {
+	switch f[0] {
+	case "node":
+		in.Node = f[1]
+	case "backend":
+		in.Config.Backend = f[1]
+	case "router-id":
+		in.Config.RouterID = f[1]
+	case "env":
+		if in.Config.Felix == nil {
+			in.Config.Felix = make(map[string]string)
+		}
+		name, value, _ := strings.Cut(f[1], "=")
+		in.Config.Felix[name] = value
+	case "link":
+		index, err := strconv.Atoi(f[1])
+		if err != nil {
+			return err
+		}
+		mtu, err := strconv.Atoi(f[4])
+		if err != nil {
+			return err
+		}
+		mac, err := parseMAC(f[5])
+		if err != nil {
+			return err
+		}
+		l := Link{Index: index, Name: f[2], Kind: f[3], MTU: mtu, MAC: mac, Up: f[6] == "up"}
+		for _, a := range f[7:] {
+			l.Addresses = append(l.Addresses, netip.MustParsePrefix(a))
+		}
+		in.Links = slices.DeleteFunc(in.Links, func(o Link) bool { return o.Name == l.Name })
+		in.Links = append(in.Links, l)
+	case "unlink":
+		in.Links = slices.DeleteFunc(in.Links, func(o Link) bool { return o.Name == f[1] })
+	case "learn":
+		in.Learned = append(in.Learned, LearnedRoute{netip.MustParsePrefix(f[1]), netip.MustParseAddr(f[2])})
+	case "delete":
+		namespace, name, ok := strings.Cut(f[2], "/")
+		if !ok {
+			namespace, name = "", f[2]
+		}
+		in.Resources.Apply(api.Change{Key: api.Key{Kind: f[1], Namespace: namespace, Name: name}})
+	case "block":
+		b := &api.IPAMBlock{CIDR: netip.MustParsePrefix(f[1])}
+		b.Kind = api.KindIPAMBlock
+		b.Name = api.BlockName(b.CIDR)
+		if f[2] != "none" {
+			b.Affinity = &f[2]
+		}
+		b.Allocations = make([]*int, 1<<(b.CIDR.Addr().BitLen()-b.CIDR.Bits()))
+		for _, used := range f[3:] {
+			text, node, _ := strings.Cut(used, "=")
+			n := 0
+			for a := b.CIDR.Addr(); a != netip.MustParseAddr(text); a = a.Next() {
+				n++
+			}
+			index := len(b.Attributes)
+			b.Allocations[n] = &index
+			b.Attributes = append(b.Attributes, api.AllocationAttribute{Secondary: map[string]string{"node": node}})
+		}
+		in.Resources.Apply(api.Change{Key: api.KeyOf(b), Resource: b})
+	default:
+		return fmt.Errorf("unknown directive")
+	}
+	return nil
+}
+
+// stateText is the state as lines that a person can read.
+func stateText(s *State) string {
+	var out []string
+	line := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	d := s.Dataplane
+	line("node %v %v vxlan %v %v port %d vni %d", d.Node.IPv4, d.Node.IPv6, d.Node.VXLANMAC, d.Node.VXLANMACv6, d.VXLANPort, d.VXLANVNI)
+	line("to-host %s, workload mtu %d, forward %v %v", []string{"drop", "return", "accept"}[d.ToHost], s.WorkloadMTU, s.Host.ForwardIPv4, s.Host.ForwardIPv6)
+	if want := defaultSettings().servers; s.Servers != want {
+		line("metrics %v health %v", s.Servers.Metrics, s.Servers.Health)
+	}
+	for _, i := range slices.Sorted(maps.Keys(d.Uplinks)) {
+		line("uplink %s", d.Uplinks[i].Name)
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(s.Local), compareKeys) {
+		l := s.Local[k]
+		text := fmt.Sprintf("endpoint %s on %s %v", k.Name, l.Interface, l.Addresses)
+		if e, ok := d.Endpoints[k]; ok {
+			text += fmt.Sprintf(" index %d veth %v mac %v host %v", e.Ifindex, e.Veth, e.MAC, e.HostMAC)
+		}
+		if l.Missing {
+			text += " missing"
+		}
+		if l.Closed {
+			text += " closed"
+		}
+		if l.Problem != "" {
+			text += ": " + l.Problem
+		}
+		line("%s", text)
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(d.Endpoints), compareKeys) {
+		if e := d.Endpoints[k]; len(e.Addresses) == 0 {
+			line("closed %s index %d", e.Interface, e.Ifindex)
+		}
+	}
+	byPrefix := func(a, b netip.Prefix) int { return a.Compare(b) }
+	for _, p := range slices.SortedFunc(maps.Keys(d.Routes), byPrefix) {
+		r := d.Routes[p]
+		text := fmt.Sprintf("route %v %s", p, []string{"", "host", "workload", "block", "peer-host"}[r.Kind])
+		if r.Via.IsValid() {
+			text += fmt.Sprintf(" via %v %s", r.Via, []string{"plain", "ipip", "vxlan"}[r.Encap])
+		}
+		line("%s", text)
+	}
+	for _, p := range slices.SortedFunc(maps.Keys(s.Host.Routes), byPrefix) {
+		switch r := s.Host.Routes[p]; r.Kind {
+		case KernelLink:
+			line("kernel %v dev %s", p, r.Interface)
+		case KernelVia:
+			line("kernel %v via %v mtu %d", p, r.Via, r.MTU)
+		case KernelBlackhole:
+			line("kernel %v blackhole", p)
+		}
+	}
+	for _, a := range slices.SortedFunc(maps.Keys(d.Peers), netip.Addr.Compare) {
+		line("peer %v %s %v", a, d.Peers[a].Name, d.Peers[a].VXLANMAC)
+	}
+	if b := s.BGP; b.Enabled {
+		line("bgp as %d id %v port %d next-hop %v %v", b.AS, b.RouterID, b.ListenPort, b.NextHop4, b.NextHop6)
+		for _, n := range slices.Sorted(maps.Keys(b.Peers)) {
+			p := b.Peers[n]
+			line("bgp peer %s: %v port %d as %d from %v, %s", n, p.Address, p.Port, p.AS, p.Local, p.Kind)
+		}
+		for _, p := range slices.SortedFunc(maps.Keys(b.Advertise), byPrefix) {
+			line("bgp advertise %v", p)
+		}
+	}
+	for _, p := range s.Problems {
+		line("problem %s: %v", p.Object, p.Err)
+	}
+	return strings.Join(out, "\n")
+}
+
+func TestPolicyProblemsAreTheStates(t *testing.T) {
+	in := Input{Node: "a", Policy: &policy.Tables{Problems: []policy.Problem{
+		{Object: api.Key{Kind: api.KindGlobalNetworkPolicy, Name: "x"}, Err: fmt.Errorf("65 rules")},
+	}}}
+	s := Compute(in)
+	if len(s.Problems) != 1 || s.Problems[0].Object.Name != "x" || s.Dataplane.Policy != in.Policy {
+		t.Errorf("got %v", s.Problems)
+	}
+}
+
+func TestVXLANMAC(t *testing.T) {
+	// sha1("node-a") and sha1("node-a-v6"), as `sha1sum` says.
+	if got := VXLANMAC("node-a", false).String(); got != "66:07:02:c1:cc:60" {
+		t.Error(got)
+	}
+	if got := VXLANMAC("node-a", true).String(); got != "66:d4:d5:51:3d:42" {
+		t.Error(got)
+	}
+}
