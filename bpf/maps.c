@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+// No program: pkg/maps generates Go's types from here and creates the maps.
+#include "maps.h"
+
+/* Enums reach BTF, and so Go, only through a variable. */
+const volatile enum hook hook_names;
+const volatile enum reason reason_names;
+const volatile enum endpoint_flags endpoint_flag_names;
+const volatile enum forward forward_names;
+const volatile enum flow_state flow_state_names;
+const volatile enum route_kind route_kind_names;
+const volatile enum to_host to_host_names;
+const volatile enum rule_action rule_action_names;
+
+char __license[] SEC("license") = "GPL";

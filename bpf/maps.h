@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * Every shared map. Written by the daemon and read by the programs unless said
+ * otherwise; all are pinned. Sizes are the defaults, pkg/maps may raise them.
+ */
+#ifndef MAPS_H
+#define MAPS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "types.h"
+
+/* Local workload endpoints by slot. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct endpoint);
+	__uint(max_entries, 16384);
+} endpoints SEC(".maps");
+
+/* Address of a local workload -> slot. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct address);
+	__type(value, __u32);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} workloads SEC(".maps");
+
+/* Flows whose both ends have spoken. Programs add and update, the sweep removes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+	__uint(max_entries, 524288);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} flows SEC(".maps");
+
+/* Flows that wait for an answer. Programs only; a flood of them evicts its like. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+	__uint(max_entries, 65536);
+} new_flows SEC(".maps");
+
+/* Where addresses live that are not local workloads'. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct prefix);
+	__type(value, struct route);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} routes SEC(".maps");
+
+/* Other nodes: the only sources whose encapsulated packets are opened. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct address);
+	__type(value, struct peer);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} peers SEC(".maps");
+
+/* Peer class of a single address, asked first. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct address);
+	__type(value, __u32);
+	__uint(max_entries, 524288);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} host_classes SEC(".maps");
+
+/* Peer class of every other prefix. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct prefix);
+	__type(value, __u32);
+	__uint(max_entries, 524288);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} net_classes SEC(".maps");
+
+/* Port classes by port_index(). */
+#define PORT_PROTOCOLS 6 /* TCP, UDP, SCTP, UDPLite, ICMP, ICMPv6: 65,536 entries each */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct port_class);
+	__uint(max_entries, PORT_PROTOCOLS * 65536 + 256);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} port_classes SEC(".maps");
+
+/* All rulesets, each a run of words; see policy.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 1048576);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} ruleset_words SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct settings);
+	__uint(max_entries, 1);
+} settings SEC(".maps");
+
+/* Programs write, the daemon reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct counter);
+	__uint(max_entries, HOOK_MAX * REASON_MAX);
+} counters SEC(".maps");
+
+#endif

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * Headers -> struct packet. Every bounds check on a received packet lives here.
+ */
+#ifndef PACKET_H
+#define PACKET_H
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "types.h"
+
+#define IP_OFFSET_MASK 0x1fff
+#define IP_MORE_FRAGMENTS 0x2000
+#define IP_DONT_FRAGMENT 0x4000
+
+/* RFC 792, 4443, 4861. Not from linux/icmp.h, which drags libc's sockets in. */
+#define ICMP_ECHO_REPLY 0
+#define ICMP_UNREACHABLE 3
+#define ICMP_ECHO_REQUEST 8
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETER_PROBLEM 12
+#define ICMPV6_UNREACHABLE 1
+#define ICMPV6_PARAMETER_PROBLEM 4
+#define ICMPV6_ECHO_REQUEST 128
+#define ICMPV6_ECHO_REPLY 129
+#define ICMPV6_ROUTER_SOLICITATION 133
+#define ICMPV6_REDIRECT 137
+
+struct icmp_header {
+	__u8 type;
+	__u8 code;
+	__be16 check;
+	__be16 id; /* echo */
+	__be16 sequence;
+};
+
+#define TCP_FLAG_FIN_BYTE 0x01
+#define TCP_FLAG_SYN_BYTE 0x02
+#define TCP_FLAG_RST_BYTE 0x04
+#define TCP_FLAG_ACK_BYTE 0x10
+
+/* The two ends of a flow key as array indices that the verifier can bound. */
+#define END(end) ((end) & 1)
+#define OTHER_END(end) (((end) ^ 1) & 1)
+
+/* What parsing found. */
+enum parsed {
+	PARSED_IP,		/* struct packet is complete */
+	PARSED_ARP,
+	PARSED_NEIGHBOR,	/* ICMPv6 router and neighbour discovery */
+	PARSED_MULTICAST,
+	PARSED_OTHER,		/* not IP */
+	PARSED_FRAGMENT,	/* a later fragment: no ports */
+	PARSED_EXTENSION,	/* IPv6 extension headers */
+	PARSED_MALFORMED,
+};
+
+struct packet {
+	struct flow_key key;
+	__u32 length;		/* of the IP packet and its Ethernet header, bytes */
+	__u16 ip_length;	/* of the IP header */
+	__u16 icmp;		/* type << 8 | code */
+	__u8 sender;		/* which end of the key sent it: 0 a, 1 b */
+	__u8 ipv6;
+	__u8 tcp_flags;
+	__u8 icmp_error;	/* key is the quoted packet's */
+	__u8 ttl;
+	__u8 tos;
+	__u8 quoted_wrong;	/* ICMP error whose sender is not the quoted destination */
+};
+
+/* Halves of an address, comparable. Not in any meaningful order. */
+#define ADDRESS_HI(addr) (((const __u64 *)(addr))[0])
+#define ADDRESS_LO(addr) (((const __u64 *)(addr))[1])
+
+static __always_inline void address_set(struct address *to, __u64 hi, __u64 lo)
+{
+	((__u64 *)to)[0] = hi;
+	((__u64 *)to)[1] = lo;
+}
+
+static __always_inline void address_copy(struct address *to, const struct address *from)
+{
+	address_set(to, ADDRESS_HI(from), ADDRESS_LO(from));
+}
+
+static __always_inline int address_equal(const struct address *x, const struct address *y)
+{
+	return ADDRESS_LO(x) == ADDRESS_LO(y) && ADDRESS_HI(x) == ADDRESS_HI(y);
+}
+
+static __always_inline __u64 address_lo4(__be32 ipv4)
+{
+	return (__u64)ipv4 << 32 | bpf_htonl(0xffff);
+}
+
+static __always_inline __be32 address_ipv4(const struct address *addr)
+{
+	return ADDRESS_LO(addr) >> 32;
+}
+
+static __always_inline int address_is_ipv4(const struct address *addr)
+{
+	return ADDRESS_HI(addr) == 0 && (__u32)ADDRESS_LO(addr) == bpf_htonl(0xffff);
+}
+
+/* The key of a flow from its sender's view, put in order. Returns which end the sender is. */
+static __always_inline __u8 flow_key_set(struct flow_key *key, __u64 src_hi, __u64 src_lo, __u64 dst_hi,
+					 __u64 dst_lo, __be16 src_port, __be16 dst_port, __u8 protocol)
+{
+	__u8 sender = 0;
+
+	if (src_lo != dst_lo)
+		sender = src_lo > dst_lo;
+	else if (src_hi != dst_hi)
+		sender = src_hi > dst_hi;
+	else
+		sender = src_port > dst_port;
+	if (sender) {
+		address_set(&key->a, dst_hi, dst_lo);
+		address_set(&key->b, src_hi, src_lo);
+		key->a_port = dst_port;
+		key->b_port = src_port;
+	} else {
+		address_set(&key->a, src_hi, src_lo);
+		address_set(&key->b, dst_hi, dst_lo);
+		key->a_port = src_port;
+		key->b_port = dst_port;
+	}
+	*(__u32 *)&key->protocol = protocol; /* and zeroes the padding */
+	return sender;
+}
+
+static __always_inline int icmp_is_error(__u8 protocol, __u8 type)
+{
+	if (protocol == IPPROTO_ICMP)
+		return type == ICMP_UNREACHABLE || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETER_PROBLEM;
+	return type >= ICMPV6_UNREACHABLE && type <= ICMPV6_PARAMETER_PROBLEM;
+}
+
+static __always_inline int icmp_is_echo(__u8 protocol, __u8 type)
+{
+	if (protocol == IPPROTO_ICMP)
+		return type == ICMP_ECHO_REQUEST || type == ICMP_ECHO_REPLY;
+	return type == ICMPV6_ECHO_REQUEST || type == ICMPV6_ECHO_REPLY;
+}
+
+/* Ports of the first bytes behind an IP header, as the flow key wants them. */
+static __always_inline int ports_read(void *l4, void *end, __u8 protocol, __be16 *src, __be16 *dst)
+{
+	__be16 *words = l4;
+
+	*src = *dst = 0;
+	switch (protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+	case IPPROTO_SCTP:
+	case IPPROTO_UDPLITE:
+		if (l4 + 4 > end)
+			return -1;
+		*src = words[0];
+		*dst = words[1];
+		break;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		if (l4 + 8 > end)
+			return -1;
+		if (icmp_is_echo(protocol, *(__u8 *)l4))
+			*src = *dst = words[2];
+		break;
+	}
+	return 0;
+}
+
+/* Makes the first bytes of the packet readable. Headers of what a local stack sends
+ * nearly always are.
+ */
+#define HEADER_BYTES (ETH_HLEN + 40 + 20)
+
+static __always_inline void packet_pull(struct __sk_buff *skb, __u32 bytes)
+{
+	if (skb->len < bytes)
+		bytes = skb->len;
+	if ((void *)(long)skb->data + bytes > (void *)(long)skb->data_end)
+		bpf_skb_pull_data(skb, bytes);
+}
+
+/* Takes the packet that an ICMP error quotes. The error travels towards the quoted
+ * packet's source, so its "sender" is the quoted destination.
+ */
+static __always_inline int packet_quoted(struct packet *p, void *inner, void *end, const struct address *outer_src)
+{
+	__u64 src_hi, src_lo, dst_hi, dst_lo;
+	__be16 src_port, dst_port;
+	__u8 protocol;
+	void *l4;
+
+	if (p->ipv6) {
+		struct ipv6hdr *ip6 = inner;
+
+		if (inner + sizeof(*ip6) > end)
+			return -1;
+		src_hi = ADDRESS_HI(&ip6->saddr);
+		src_lo = ADDRESS_LO(&ip6->saddr);
+		dst_hi = ADDRESS_HI(&ip6->daddr);
+		dst_lo = ADDRESS_LO(&ip6->daddr);
+		protocol = ip6->nexthdr;
+		l4 = ip6 + 1;
+	} else {
+		struct iphdr *ip = inner;
+
+		if (inner + sizeof(*ip) > end || ip->ihl != 5 || ip->frag_off & bpf_htons(IP_OFFSET_MASK))
+			return -1;
+		src_hi = dst_hi = 0;
+		src_lo = address_lo4(ip->saddr);
+		dst_lo = address_lo4(ip->daddr);
+		protocol = ip->protocol;
+		l4 = ip + 1;
+	}
+	if (ports_read(l4, end, protocol, &src_port, &dst_port))
+		return -1;
+	p->quoted_wrong = ADDRESS_LO(outer_src) != dst_lo || ADDRESS_HI(outer_src) != dst_hi;
+	p->icmp_error = 1;
+	p->sender = !flow_key_set(&p->key, src_hi, src_lo, dst_hi, dst_lo, src_port, dst_port, protocol);
+	return 0;
+}
+
+/* Reads the packet's headers. Packet pointers taken before are void afterwards. */
+static __always_inline enum parsed packet_parse(struct __sk_buff *skb, struct packet *p)
+{
+	__u64 src_hi, src_lo, dst_hi, dst_lo;
+	__be16 src_port, dst_port;
+	void *data, *end, *l4;
+	__u8 protocol;
+
+	packet_pull(skb, HEADER_BYTES);
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	p->length = skb->len;
+	p->tcp_flags = 0;
+	p->icmp = 0;
+	p->icmp_error = 0;
+	p->quoted_wrong = 0;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = data + ETH_HLEN;
+
+		if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+			return PARSED_MALFORMED;
+		if (bpf_ntohs(ip->tot_len) > skb->len - ETH_HLEN)
+			return PARSED_MALFORMED;
+		if ((ip->daddr & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || ip->daddr == 0xffffffff)
+			return PARSED_MULTICAST;
+		if (ip->frag_off & bpf_htons(IP_OFFSET_MASK))
+			return PARSED_FRAGMENT;
+		src_hi = dst_hi = 0;
+		src_lo = address_lo4(ip->saddr);
+		dst_lo = address_lo4(ip->daddr);
+		protocol = ip->protocol;
+		p->ipv6 = 0;
+		p->ttl = ip->ttl;
+		p->tos = ip->tos;
+		p->ip_length = ip->ihl * 4;
+		l4 = (void *)ip + p->ip_length;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip6 = data + ETH_HLEN;
+
+		if ((void *)(ip6 + 1) > end || ip6->version != 6)
+			return PARSED_MALFORMED;
+		src_hi = ADDRESS_HI(&ip6->saddr);
+		src_lo = ADDRESS_LO(&ip6->saddr);
+		dst_hi = ADDRESS_HI(&ip6->daddr);
+		dst_lo = ADDRESS_LO(&ip6->daddr);
+		protocol = ip6->nexthdr;
+		p->ipv6 = 1;
+		p->ttl = ip6->hop_limit;
+		p->tos = ip6->priority << 4 | ip6->flow_lbl[0] >> 4;
+		p->ip_length = sizeof(*ip6);
+		l4 = ip6 + 1;
+		if (protocol == IPPROTO_ICMPV6) {
+			__u8 *type = l4;
+
+			if (l4 + 1 > end)
+				return PARSED_MALFORMED;
+			if (*type >= ICMPV6_ROUTER_SOLICITATION && *type <= ICMPV6_REDIRECT)
+				return PARSED_NEIGHBOR;
+		}
+		if (ip6->daddr.s6_addr[0] == 0xff)
+			return PARSED_MULTICAST;
+		switch (protocol) {
+		case IPPROTO_HOPOPTS:
+		case IPPROTO_ROUTING:
+		case IPPROTO_FRAGMENT:
+		case IPPROTO_DSTOPTS:
+		case IPPROTO_AH:
+		case IPPROTO_MH:
+			return PARSED_EXTENSION;
+		}
+	} else if (skb->protocol == bpf_htons(ETH_P_ARP)) {
+		return PARSED_ARP;
+	} else {
+		return PARSED_OTHER;
+	}
+
+	if (ports_read(l4, end, protocol, &src_port, &dst_port))
+		return PARSED_MALFORMED;
+	p->sender = flow_key_set(&p->key, src_hi, src_lo, dst_hi, dst_lo, src_port, dst_port, protocol);
+	if (protocol == IPPROTO_TCP) {
+		struct tcphdr *tcp = l4;
+
+		if ((void *)(tcp + 1) > end)
+			return PARSED_MALFORMED;
+		p->tcp_flags = ((__u8 *)tcp)[13];
+	} else if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6) {
+		struct icmp_header *icmp = l4;
+
+		if ((void *)(icmp + 1) > end)
+			return PARSED_MALFORMED;
+		p->icmp = icmp->type << 8 | icmp->code;
+		if (icmp_is_error(protocol, icmp->type)) {
+			struct address src;
+
+			address_set(&src, src_hi, src_lo);
+			if (packet_quoted(p, icmp + 1, end, &src))
+				return PARSED_MALFORMED;
+		}
+	}
+	return PARSED_IP;
+}
+
+#endif

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * Where an address that is no local workload lives, and how to get there.
+ */
+#ifndef ROUTE_H
+#define ROUTE_H
+
+#include "maps.h"
+#include "packet.h"
+
+#define AF_INET 2
+#define AF_INET6 10
+
+static __always_inline struct route *route_lookup(const struct address *addr)
+{
+	struct {
+		__u32 prefix_length;
+		__u32 words[4];
+	} prefix = { .prefix_length = 128 };
+
+	__builtin_memcpy(prefix.words, addr, sizeof(prefix.words));
+	return bpf_map_lookup_elem(&routes, &prefix);
+}
+
+static __always_inline int address_is_link_local(const struct address *addr)
+{
+	return addr->bytes[0] == 0xfe && (addr->bytes[1] & 0xc0) == 0x80;
+}
+
+/* The uplink that the kernel would use to reach a node, or 0. */
+static __always_inline __u32 route_uplink(struct __sk_buff *skb, const struct address *node,
+					  const struct settings *settings)
+{
+	struct bpf_fib_lookup fib = { .ifindex = skb->ifindex };
+	long rc;
+
+	if (address_is_ipv4(node)) {
+		fib.family = AF_INET;
+		fib.ipv4_src = address_ipv4(&settings->node4);
+		fib.ipv4_dst = address_ipv4(node);
+	} else {
+		fib.family = AF_INET6;
+		__builtin_memcpy(fib.ipv6_src, &settings->node6, 16);
+		__builtin_memcpy(fib.ipv6_dst, node, 16);
+	}
+	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	/* The neighbour may still have to be asked for: bpf_redirect_neigh does. */
+	if (rc == BPF_FIB_LKUP_RET_SUCCESS || rc == BPF_FIB_LKUP_RET_NO_NEIGH)
+		return fib.ifindex;
+	return 0;
+}
+
+/* Fills the next hop towards addr. Returns the kind of route, 0 for none; the next
+ * hop then is the host's stack.
+ */
+__noinline int route_resolve(struct __sk_buff *skb, const struct address *addr, struct next_hop *hop)
+{
+	struct settings *now;
+	struct route *route;
+	__u32 zero = 0;
+
+	if (!addr || !hop)
+		return 0;
+	now = bpf_map_lookup_elem(&settings, &zero);
+	route = route_lookup(addr);
+	__builtin_memset(hop, 0, sizeof(*hop));
+	hop->forward = FORWARD_STACK;
+	if (address_is_link_local(addr)) {
+		hop->forward = FORWARD_HOST;
+		return ROUTE_HOST;
+	}
+	if (!route || !now)
+		return 0;
+	if (route->kind == ROUTE_HOST) {
+		hop->forward = FORWARD_HOST;
+	} else if (route->kind == ROUTE_WORKLOAD) {
+		address_copy(&hop->node, &route->node);
+		hop->forward = route->forward;
+		hop->ifindex = route_uplink(skb, &hop->node, now);
+		if (route->forward == FORWARD_VXLAN) {
+			struct peer *peer = bpf_map_lookup_elem(&peers, &hop->node);
+
+			if (peer)
+				__builtin_memcpy(hop->mac, peer->mac, sizeof(hop->mac));
+		}
+	}
+	return route->kind;
+}
+
+#endif

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//
+// Run by the daemon, on no hook: removes the flows that have been silent for too long,
+// without copying the table to user space.
+#include "maps.h"
+#include "packet.h"
+
+/* How long a flow may be silent, in jiffies. The daemon sets them before each run. */
+__u64 tcp_timeout;
+__u64 tcp_closed_timeout;
+__u64 udp_timeout;
+__u64 icmp_timeout;
+__u64 other_timeout;
+
+/* What the last run found. */
+__u64 swept_at; /* jiffies */
+__u32 flows_kept;
+__u32 flows_removed;
+
+struct sweep {
+	__u64 now;	/* jiffies */
+	__u32 kept;
+	__u32 removed;
+};
+
+static __always_inline __u64 flow_timeout(const struct flow_key *key, const struct flow *flow)
+{
+	switch (key->protocol) {
+	case IPPROTO_TCP:
+		if (flow->state & (FLOW_CLOSED_A | FLOW_CLOSED_B))
+			return tcp_closed_timeout;
+		return tcp_timeout;
+	case IPPROTO_UDP:
+	case IPPROTO_UDPLITE:
+		return udp_timeout;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		return icmp_timeout;
+	default:
+		return other_timeout;
+	}
+}
+
+static long sweep_flow(void *map, const void *key, void *value, struct sweep *sweep)
+{
+	const struct flow *flow = value;
+
+	/* last_seen may be ahead of now: other CPUs go on meanwhile. */
+	if ((__s64)(sweep->now - flow->last_seen) > (__s64)flow_timeout(key, flow)) {
+		bpf_map_delete_elem(&flows, key);
+		sweep->removed++;
+	} else {
+		sweep->kept++;
+	}
+	return 0;
+}
+
+SEC("tc")
+int sweep_flows(struct __sk_buff *skb)
+{
+	struct sweep sweep = { .now = bpf_jiffies64() };
+
+	bpf_for_each_map_elem(&flows, sweep_flow, &sweep, 0);
+	swept_at = sweep.now;
+	flows_kept = sweep.kept;
+	flows_removed = sweep.removed;
+	return 0;
+}
+
+char __license[] SEC("license") = "GPL";

@@ -1,0 +1,96 @@
+package loader
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+)
+
+// Result is what a program did with a packet.
+type Result struct {
+	Return int32 // TC_ACT_* or XDP_*
+	Packet []byte
+	Mark   uint32
+}
+
+// Context is what a packet carries besides its bytes.
+type Context struct {
+	Mark           uint32
+	Ifindex        uint32 // of the interface it is seen on; 0: loopback
+	IngressIfindex uint32 // of the interface it was received on
+}
+
+// skBuff has the layout of struct __sk_buff (include/uapi/linux/bpf.h).
+type skBuff struct {
+	Len, PktType, Mark, QueueMapping, Protocol, VlanPresent, VlanTCI, VlanProto uint32
+	Priority, IngressIfindex, Ifindex, TCIndex                                 uint32
+	CB                                                                         [5]uint32
+	Hash, TCClassid, Data, DataEnd, NAPIID                                     uint32
+	Family, RemoteIP4, LocalIP4                                                uint32
+	RemoteIP6, LocalIP6                                                        [4]uint32
+	RemotePort, LocalPort, DataMeta                                            uint32
+	FlowKeys, Tstamp                                                           uint64
+	WireLen, GSOSegs                                                           uint32
+	SK                                                                         uint64
+	GSOSize                                                                    uint32
+	TstampType                                                                 uint8
+	Pad                                                                        [3]uint8
+	HWTstamp                                                                   uint64
+}
+
+// Run runs a program once on a packet with BPF_PROG_TEST_RUN: nothing is sent, but
+// maps change. The interfaces of c are those of the caller's network namespace.
+func (p *Programs) Run(name Program, packet []byte, c Context) (Result, error) {
+	prog := p.byName[name]
+	if prog == nil {
+		return Result{}, fmt.Errorf("program %s: not loaded", name)
+	}
+	opts := &ebpf.RunOptions{Data: packet, DataOut: make([]byte, len(packet)+256)}
+	var out skBuff
+	if name != XDPNetwork {
+		opts.Context = skBuff{Mark: c.Mark, Ifindex: c.Ifindex, IngressIfindex: c.IngressIfindex}
+		opts.ContextOut = &out
+	}
+	ret, err := prog.Run(opts)
+	if err != nil {
+		return Result{}, fmt.Errorf("program %s: %w", name, err)
+	}
+	return Result{Return: int32(ret), Packet: opts.DataOut, Mark: out.Mark}, nil
+}
+
+// Time runs a program many times on one packet buffer, as seen on loopback, and
+// returns the mean time of a run.
+func (p *Programs) Time(name Program, packet []byte, repeat int) (time.Duration, error) {
+	prog := p.byName[name]
+	if prog == nil {
+		return 0, fmt.Errorf("program %s: not loaded", name)
+	}
+	_, d, err := prog.Benchmark(packet, repeat, nil)
+	return d, err
+}
+
+// Empty is a tc program that does nothing: what measurements are compared with.
+type Empty struct{ prog *ebpf.Program }
+
+// NewEmpty loads it.
+func NewEmpty() (*Empty, error) {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "empty", Type: ebpf.SchedCLS, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("program empty: %w", err)
+	}
+	return &Empty{prog}, nil
+}
+
+// Time is Programs.Time for the empty program.
+func (e *Empty) Time(packet []byte, repeat int) (time.Duration, error) {
+	_, d, err := e.prog.Benchmark(packet, repeat, nil)
+	return d, err
+}
+
+// Close gives the program back.
+func (e *Empty) Close() error { return e.prog.Close() }

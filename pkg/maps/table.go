@@ -1,0 +1,93 @@
+package maps
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+)
+
+// Table is one kernel table. It has the three verbs that a reconciler needs.
+type Table[K, V comparable] struct{ m *ebpf.Map }
+
+// loadBatch is how many entries one system call reads.
+const loadBatch = 4096
+
+// Load reads the whole table. An array's entries that are all zero are left out.
+func (t Table[K, V]) Load() (map[K]V, error) {
+	out := make(map[K]V)
+	var zero V
+	array := t.m.Type() == ebpf.Array
+	if !array && t.m.Type() != ebpf.LPMTrie {
+		var cursor ebpf.MapBatchCursor
+		keys, values := make([]K, loadBatch), make([]V, loadBatch)
+		for {
+			n, err := t.m.BatchLookup(&cursor, keys, values, nil)
+			for i := range n {
+				out[keys[i]] = values[i]
+			}
+			if errors.Is(err, ebpf.ErrKeyNotExist) {
+				return out, nil
+			}
+			if err != nil {
+				return nil, fmt.Errorf("map %s: %w", t.name(), err)
+			}
+		}
+	}
+	var k K
+	var v V
+	it := t.m.Iterate()
+	for it.Next(&k, &v) {
+		if !array || v != zero {
+			out[k] = v
+		}
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("map %s: %w", t.name(), err)
+	}
+	return out, nil
+}
+
+// Get returns the entry; false if there is none.
+func (t Table[K, V]) Get(k K) (V, bool, error) {
+	var v V
+	err := t.m.Lookup(&k, &v)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return v, false, nil
+	}
+	if err != nil {
+		return v, false, fmt.Errorf("map %s: %w", t.name(), err)
+	}
+	return v, true, nil
+}
+
+// Put adds or replaces an entry.
+func (t Table[K, V]) Put(k K, v V) error {
+	if err := t.m.Put(&k, &v); err != nil {
+		return fmt.Errorf("map %s: %w", t.name(), err)
+	}
+	return nil
+}
+
+// Delete removes an entry; that it is absent already is no error. An array's
+// entry becomes zero.
+func (t Table[K, V]) Delete(k K) error {
+	if t.m.Type() == ebpf.Array {
+		var zero V
+		return t.Put(k, zero)
+	}
+	if err := t.m.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("map %s: %w", t.name(), err)
+	}
+	return nil
+}
+
+// Capacity is the greatest number of entries.
+func (t Table[K, V]) Capacity() int { return int(t.m.MaxEntries()) }
+
+func (t Table[K, V]) name() string {
+	if info, err := t.m.Info(); err == nil {
+		return info.Name
+	}
+	return t.m.String()
+}
