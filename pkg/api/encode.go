@@ -19,21 +19,33 @@ func Encode(r Resource) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", KeyOf(r), err)
 	}
-	if kind == KindFelixConfiguration {
-		return orderFelixSpec(data)
+	switch r.(type) {
+	case *FelixConfiguration, *Profile, *NetworkPolicy, *GlobalNetworkPolicy, *StagedNetworkPolicy, *StagedGlobalNetworkPolicy:
+		return asCalicoNow(data)
 	}
 	return data, nil
 }
 
-// orderFelixSpec puts the fields that upstream's type lacks where Calico's own
-// type has them.
-func orderFelixSpec(data []byte) ([]byte, error) {
+// asCalicoNow corrects where the types we build against are older than the
+// Calico that we follow: an empty side of a rule is left out, and the fields
+// that only our FelixConfiguration has stand where Calico has them.
+func asCalicoNow(data []byte) ([]byte, error) {
 	t, err := parseTree(data)
 	if err != nil {
 		return nil, err
 	}
-	if spec := t.get("spec"); spec != nil {
-		spec.moveAfter("nftablesFlowTableOffload", "nftablesMode")
+	spec := t.get("spec")
+	if spec == nil {
+		return data, nil
+	}
+	spec.moveAfter("nftablesFlowTableOffload", "nftablesMode")
+	for _, list := range []string{"ingress", "egress"} {
+		if rules := spec.get(list); rules != nil {
+			for _, rule := range rules.members {
+				rule.dropEmpty("source")
+				rule.dropEmpty("destination")
+			}
+		}
 	}
 	return t.append(nil), nil
 }

@@ -115,6 +115,13 @@ func (t *tree) moveAfter(name, other string) {
 	t.fields = slices.Insert(t.fields, t.index(other)+1, f)
 }
 
+// dropEmpty removes the field name if its value is an empty object.
+func (t *tree) dropEmpty(name string) {
+	t.fields = slices.DeleteFunc(t.fields, func(f field) bool { return f.name == name && f.value.isEmptyObject() })
+}
+
+func (t *tree) isEmptyObject() bool { return t.kind == '{' && len(t.fields) == 0 }
+
 // equal tells whether both are the same value; the order of fields does not count.
 func (t *tree) equal(o *tree) bool {
 	if t.kind != o.kind || len(t.fields) != len(o.fields) || len(t.members) != len(o.members) {

@@ -96,14 +96,13 @@ func mergeElements(old, out *tree, gt reflect.Type) {
 	used := make([]bool, len(old.members))
 	var rest []int
 	for i, m := range out.members {
-		j := slices.IndexFunc(known, m.equal)
-		for j >= 0 && used[j] { // the same element twice: the next one
-			next := slices.IndexFunc(known[j+1:], m.equal)
-			if next < 0 {
-				j = -1
+		same := onlyKnown(m, gt).equal
+		j := -1
+		for n, k := range known {
+			if !used[n] && same(k) {
+				j = n
 				break
 			}
-			j += 1 + next
 		}
 		if j < 0 {
 			rest = append(rest, i)
@@ -122,7 +121,8 @@ func mergeElements(old, out *tree, gt reflect.Type) {
 	}
 }
 
-// onlyKnown returns t without the fields that gt does not have.
+// onlyKnown returns t without the fields that gt does not have, and without
+// empty objects, which say nothing.
 func onlyKnown(t *tree, gt reflect.Type) *tree {
 	gt = elem(gt)
 	if isOpaque(gt) {
@@ -133,7 +133,7 @@ func onlyKnown(t *tree, gt reflect.Type) *tree {
 	case reflect.Struct:
 		types := jsonFields(gt)
 		for _, f := range t.fields {
-			if ft, ok := types[f.name]; ok {
+			if ft, ok := types[f.name]; ok && !f.value.isEmptyObject() {
 				out.fields = append(out.fields, field{f.name, onlyKnown(f.value, ft)})
 			}
 		}

@@ -24,10 +24,10 @@ type Node struct {
 type NodeSpec struct {
 	BGP *NodeBGPSpec `json:"bgp,omitempty"`
 
-	IPv4VXLANTunnelAddr  string `json:"ipv4VXLANTunnelAddr,omitempty"`
-	VXLANTunnelMACAddr   string `json:"vxlanTunnelMACAddr,omitempty"`
-	IPv6VXLANTunnelAddr  string `json:"ipv6VXLANTunnelAddr,omitempty"`
-	VXLANTunnelMACAddrV6 string `json:"vxlanTunnelMACAddrV6,omitempty"`
+	IPv4VXLANTunnelAddr  string `json:"ipv4VXLANTunnelAddr,omitempty" validate:"omitempty,ipv4"`
+	VXLANTunnelMACAddr   string `json:"vxlanTunnelMACAddr,omitempty" validate:"omitempty,mac"`
+	IPv6VXLANTunnelAddr  string `json:"ipv6VXLANTunnelAddr,omitempty" validate:"omitempty,ipv6"`
+	VXLANTunnelMACAddrV6 string `json:"vxlanTunnelMACAddrV6,omitempty" validate:"omitempty,mac"`
 
 	OrchRefs   []OrchRef           `json:"orchRefs,omitempty"`
 	Wireguard  *NodeWireguardSpec  `json:"wireguard,omitempty"`
@@ -39,22 +39,22 @@ type NodeSpec struct {
 // the node's subnet ("10.10.0.1/24"); see [Node.IPv4].
 type NodeBGPSpec struct {
 	ASNumber                *numorstring.ASNumber `json:"asNumber,omitempty"`
-	IPv4Address             string                `json:"ipv4Address,omitempty"`
-	IPv6Address             string                `json:"ipv6Address,omitempty"`
-	IPv4IPIPTunnelAddr      string                `json:"ipv4IPIPTunnelAddr,omitempty"`
-	RouteReflectorClusterID string                `json:"routeReflectorClusterID,omitempty"` // "244.0.0.1"
+	IPv4Address             string                `json:"ipv4Address,omitempty" validate:"omitempty,cidrv4"`
+	IPv6Address             string                `json:"ipv6Address,omitempty" validate:"omitempty,cidrv6"`
+	IPv4IPIPTunnelAddr      string                `json:"ipv4IPIPTunnelAddr,omitempty" validate:"omitempty,ipv4"`
+	RouteReflectorClusterID string                `json:"routeReflectorClusterID,omitempty" validate:"omitempty,ipv4"` // "244.0.0.1"
 }
 
 // OrchRef is the node's name in an orchestrator.
 type OrchRef struct {
 	NodeName     string `json:"nodeName,omitempty"`
-	Orchestrator string `json:"orchestrator"`
+	Orchestrator string `json:"orchestrator" validate:"required"`
 }
 
 // NodeWireguardSpec holds the addresses of the WireGuard interfaces.
 type NodeWireguardSpec struct {
-	InterfaceIPv4Address string `json:"interfaceIPv4Address,omitempty"`
-	InterfaceIPv6Address string `json:"interfaceIPv6Address,omitempty"`
+	InterfaceIPv4Address string `json:"interfaceIPv4Address,omitempty" validate:"omitempty,ipv4"`
+	InterfaceIPv6Address string `json:"interfaceIPv6Address,omitempty" validate:"omitempty,ipv6"`
 }
 
 // The types of a node's addresses.
@@ -67,21 +67,21 @@ const (
 // NodeAddress is an address by which the node is known, with or without prefix
 // length.
 type NodeAddress struct {
-	Address string `json:"address"`
-	Type    string `json:"type,omitempty"`
+	Address string `json:"address" validate:"cidr"`
+	Type    string `json:"type,omitempty" validate:"omitempty,oneof=CalicoNodeIP InternalIP ExternalIP"`
 }
 
 // NodeInterfaceSpec is an interface of the node and its addresses.
 type NodeInterfaceSpec struct {
-	Name      string   `json:"name,omitempty"`
-	Addresses []string `json:"addresses,omitempty"`
+	Name      string   `json:"name,omitempty" validate:"omitempty,deviceName"`
+	Addresses []string `json:"addresses,omitempty" validate:"omitempty,dive,cidr"`
 }
 
 // NodeStatus is what the node reports of itself.
 type NodeStatus struct {
-	WireguardPublicKey   string   `json:"wireguardPublicKey,omitempty"`
-	WireguardPublicKeyV6 string   `json:"wireguardPublicKeyV6,omitempty"`
-	PodCIDRs             []string `json:"podCIDRs,omitempty"`
+	WireguardPublicKey   string   `json:"wireguardPublicKey,omitempty" validate:"omitempty,wireguardPublicKey"`
+	WireguardPublicKeyV6 string   `json:"wireguardPublicKeyV6,omitempty" validate:"omitempty,wireguardPublicKey"`
+	PodCIDRs             []string `json:"podCIDRs,omitempty" validate:"omitempty,dive,net"`
 }
 
 // NewNode returns an empty Node that knows its kind.

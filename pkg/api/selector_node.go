@@ -161,3 +161,18 @@ func writeIn(b *strings.Builder, n node, bare bool) {
 	n.write(b)
 	b.WriteString(")")
 }
+
+// contains tells whether part is n or somewhere in it. part is a leaf.
+func contains(n, part node) bool {
+	switch n := n.(type) {
+	case not:
+		return contains(n.of, part)
+	case and:
+		return slices.ContainsFunc(n, func(c node) bool { return contains(c, part) })
+	case or:
+		return slices.ContainsFunc(n, func(c node) bool { return contains(c, part) })
+	case member:
+		return false // not comparable
+	}
+	return n == part
+}

@@ -75,11 +75,11 @@ type IPAMConfiguration struct {
 // IPAMConfigurationSpec has one more field than upstream's.
 type IPAMConfigurationSpec struct {
 	StrictAffinity   bool  `json:"strictAffinity"`
-	MaxBlocksPerHost int32 `json:"maxBlocksPerHost,omitempty"` // 0: no limit of its own
+	MaxBlocksPerHost int32 `json:"maxBlocksPerHost,omitempty" validate:"gte=0"` // 0: no limit of its own
 	// AutoAllocateBlocks is whether a node may take new blocks by itself. Default: true.
 	AutoAllocateBlocks *bool `json:"autoAllocateBlocks,omitempty"`
 	// KubeVirtVMAddressPersistence is Enabled or Disabled.
-	KubeVirtVMAddressPersistence *string `json:"kubeVirtVMAddressPersistence,omitempty"`
+	KubeVirtVMAddressPersistence *string `json:"kubeVirtVMAddressPersistence,omitempty" validate:"omitempty,oneof=Enabled Disabled"`
 }
 
 // DeepCopyObject returns a copy that shares nothing with c.
@@ -105,7 +105,7 @@ type FelixConfigurationSpec struct {
 	v3.FelixConfigurationSpec `json:",inline"`
 
 	// NFTablesFlowTableOffload is Enabled or Disabled. Default: Disabled.
-	NFTablesFlowTableOffload *string `json:"nftablesFlowTableOffload,omitempty"`
+	NFTablesFlowTableOffload *string `json:"nftablesFlowTableOffload,omitempty" validate:"omitempty,oneof=Enabled Disabled"`
 }
 
 // DeepCopyObject returns a copy that shares nothing with c.

@@ -1,4 +1,139 @@
 package api
 
-// Validate returns all faults of r, joined. Each names object, field and value.
-func Validate(r Resource) error { return nil }
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Validate returns all faults of r, one line each, joined. A line names the
+// object, the field, its value and what is wrong. r is expected to have been
+// through [Default].
+func Validate(r Resource) error {
+	f := &faults{key: KeyOf(r)}
+	kind := kindNamed(kindOf(r))
+	switch {
+	case kind == nil:
+		return fmt.Errorf("%T is no resource", r)
+	case kind.Internal:
+		f.internal(r)
+		return errors.Join(f.errs...)
+	}
+	f.metadata(kind, r)
+	f.walk("", reflect.ValueOf(r), "")
+	switch r := r.(type) {
+	case *BGPConfiguration:
+		f.bgpConfiguration(r)
+	case *BGPFilter:
+		f.bgpFilter(r)
+	case *BGPPeer:
+		f.bgpPeer(&r.Spec)
+	case *ClusterInformation, *IPAMConfiguration, *KubeControllersConfiguration:
+		f.onlyDefault(r)
+	case *FelixConfiguration:
+		f.felix(r)
+	case *GlobalNetworkSet, *NetworkSet:
+		f.networkSet(r)
+	case *HostEndpoint:
+		f.hostEndpoint(&r.Spec)
+	case *IPPool:
+		f.pool(&r.Spec)
+	case *Node:
+		f.node(&r.Spec)
+	case *Profile:
+		f.rules("spec.ingress", r.Spec.Ingress)
+		f.rules("spec.egress", r.Spec.Egress)
+	case *Tier:
+		f.tier(r)
+	case *WorkloadEndpoint:
+		f.workloadEndpoint(r)
+	default:
+		if p, ok := PolicyOf(r); ok {
+			f.policy(p)
+		}
+	}
+	return errors.Join(f.errs...)
+}
+
+// faults collects what is wrong with one object.
+type faults struct {
+	key  Key
+	errs []error
+}
+
+// add notes a fault of the field at path, "spec.cidr".
+func (f *faults) add(path string, value any, why string, args ...any) {
+	why = fmt.Sprintf(why, args...)
+	switch v := value.(type) {
+	case nil:
+		f.errs = append(f.errs, fmt.Errorf("%s: %s: %s", f.key, path, why))
+	case string:
+		f.errs = append(f.errs, fmt.Errorf("%s: %s: %q: %s", f.key, path, v, why))
+	default:
+		f.errs = append(f.errs, fmt.Errorf("%s: %s: %v: %s", f.key, path, v, why))
+	}
+}
+
+// maxAnnotations is the limit of all annotations of an object together, in bytes.
+const maxAnnotations = 256 << 10
+
+// metadata checks name, namespace, labels and annotations.
+func (f *faults) metadata(kind *Kind, r Resource) {
+	switch name := r.GetName(); {
+	case name == "":
+		f.add("metadata.name", nil, "missing")
+	case kind.Name == KindTier: // becomes a part of other names and a label's value
+		f.problems("metadata.name", name, validation.IsDNS1123Label(name))
+	default:
+		f.problems("metadata.name", name, validation.IsDNS1123Subdomain(name))
+	}
+	namespace := r.GetNamespace()
+	switch {
+	case kind.Namespaced && namespace == "":
+		f.add("metadata.namespace", nil, "missing")
+	case kind.Namespaced:
+		f.problems("metadata.namespace", namespace, validation.IsDNS1123Label(namespace))
+	case namespace != "":
+		f.add("metadata.namespace", namespace, "%s has no namespace", kind.Name)
+	}
+	f.labels("metadata.labels", r.GetLabels())
+	f.annotations("metadata.annotations", r.GetAnnotations())
+}
+
+func (f *faults) labels(path string, labels map[string]string) {
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		f.problems(path, k, validation.IsQualifiedName(k))
+		f.problems(path+"["+k+"]", labels[k], validation.IsValidLabelValue(labels[k]))
+	}
+}
+
+func (f *faults) annotations(path string, annotations map[string]string) {
+	size := 0
+	for _, k := range slices.Sorted(maps.Keys(annotations)) {
+		f.problems(path, k, validation.IsQualifiedName(strings.ToLower(k)))
+		size += len(k) + len(annotations[k])
+	}
+	if size > maxAnnotations {
+		f.add(path, nil, "%d bytes in all, the limit is %d", size, maxAnnotations)
+	}
+}
+
+// problems adds what one of Kubernetes' checks found.
+func (f *faults) problems(path, value string, found []string) {
+	if len(found) > 0 {
+		f.add(path, value, "%s", strings.Join(found, "; "))
+	}
+}
+
+// onlyDefault is for kinds of which a cluster has one object.
+func (f *faults) onlyDefault(r metav1.Object) {
+	if r.GetName() != "default" {
+		f.add("metadata.name", r.GetName(), `only "default" has a meaning`)
+	}
+}

@@ -25,60 +25,60 @@ type WorkloadEndpoint struct {
 type WorkloadEndpointSpec struct {
 	Orchestrator       string `json:"orchestrator,omitempty"`
 	Workload           string `json:"workload,omitempty"`
-	Node               string `json:"node,omitempty"`
-	ContainerID        string `json:"containerID,omitempty"`
+	Node               string `json:"node,omitempty" validate:"name"`
+	ContainerID        string `json:"containerID,omitempty" validate:"omitempty,containerID"`
 	Pod                string `json:"pod,omitempty"`
 	Endpoint           string `json:"endpoint,omitempty"`
-	ServiceAccountName string `json:"serviceAccountName,omitempty"`
+	ServiceAccountName string `json:"serviceAccountName,omitempty" validate:"omitempty,name"`
 
 	// IPNetworks are single addresses, with or without /32 or /128; see
 	// [WorkloadEndpoint.Addresses].
-	IPNetworks  []string `json:"ipNetworks,omitempty"`
+	IPNetworks  []string `json:"ipNetworks,omitempty" validate:"omitempty,dive,singleAddress"`
 	IPNATs      []IPNAT  `json:"ipNATs,omitempty"`
-	IPv4Gateway string   `json:"ipv4Gateway,omitempty"`
-	IPv6Gateway string   `json:"ipv6Gateway,omitempty"`
+	IPv4Gateway string   `json:"ipv4Gateway,omitempty" validate:"omitempty,ipv4"`
+	IPv6Gateway string   `json:"ipv6Gateway,omitempty" validate:"omitempty,ipv6"`
 
-	Profiles      []string       `json:"profiles,omitempty"`
-	InterfaceName string         `json:"interfaceName,omitempty"` // the host's side
-	MAC           string         `json:"mac,omitempty"`
+	Profiles      []string       `json:"profiles,omitempty" validate:"omitempty,dive,name"`
+	InterfaceName string         `json:"interfaceName,omitempty" validate:"deviceName"` // the host's side
+	MAC           string         `json:"mac,omitempty" validate:"omitempty,mac"`
 	Ports         []WorkloadPort `json:"ports,omitempty"`
 
-	AllowSpoofedSourcePrefixes []string     `json:"allowSpoofedSourcePrefixes,omitempty"`
+	AllowSpoofedSourcePrefixes []string     `json:"allowSpoofedSourcePrefixes,omitempty" validate:"omitempty,dive,cidr"`
 	QoSControls                *QoSControls `json:"qosControls,omitempty"`
 }
 
 // IPNAT is a floating address of the workload.
 type IPNAT struct {
-	InternalIP string `json:"internalIP"`
-	ExternalIP string `json:"externalIP"`
+	InternalIP string `json:"internalIP" validate:"singleAddress"`
+	ExternalIP string `json:"externalIP" validate:"singleAddress"`
 }
 
 // WorkloadPort is a named port that rules may refer to.
 type WorkloadPort struct {
-	Name     string               `json:"name"`
+	Name     string               `json:"name" validate:"omitempty,portName"`
 	Protocol numorstring.Protocol `json:"protocol"`
-	Port     uint16               `json:"port"`
+	Port     uint16               `json:"port" validate:"gt=0"`
 	HostPort uint16               `json:"hostPort"`
-	HostIP   string               `json:"hostIP"`
+	HostIP   string               `json:"hostIP" validate:"omitempty,ip"`
 }
 
 // QoSControls are limits of the interface: bandwidths in bits per second, bursts
 // in bits, packet rates in packets per second. Zero is no limit.
 type QoSControls struct {
-	IngressBandwidth      int64             `json:"ingressBandwidth,omitempty"`
-	EgressBandwidth       int64             `json:"egressBandwidth,omitempty"`
-	IngressBurst          int64             `json:"ingressBurst,omitempty"`
-	EgressBurst           int64             `json:"egressBurst,omitempty"`
-	IngressPeakrate       int64             `json:"ingressPeakrate,omitempty"`
-	EgressPeakrate        int64             `json:"egressPeakrate,omitempty"`
-	IngressMinburst       int64             `json:"ingressMinburst,omitempty"`
-	EgressMinburst        int64             `json:"egressMinburst,omitempty"`
-	IngressPacketRate     int64             `json:"ingressPacketRate,omitempty"`
-	EgressPacketRate      int64             `json:"egressPacketRate,omitempty"`
-	IngressPacketBurst    int64             `json:"ingressPacketBurst,omitempty"`
-	EgressPacketBurst     int64             `json:"egressPacketBurst,omitempty"`
-	IngressMaxConnections int64             `json:"ingressMaxConnections,omitempty"`
-	EgressMaxConnections  int64             `json:"egressMaxConnections,omitempty"`
+	IngressBandwidth      int64             `json:"ingressBandwidth,omitempty" validate:"gte=0"`
+	EgressBandwidth       int64             `json:"egressBandwidth,omitempty" validate:"gte=0"`
+	IngressBurst          int64             `json:"ingressBurst,omitempty" validate:"gte=0"`
+	EgressBurst           int64             `json:"egressBurst,omitempty" validate:"gte=0"`
+	IngressPeakrate       int64             `json:"ingressPeakrate,omitempty" validate:"gte=0"`
+	EgressPeakrate        int64             `json:"egressPeakrate,omitempty" validate:"gte=0"`
+	IngressMinburst       int64             `json:"ingressMinburst,omitempty" validate:"gte=0"`
+	EgressMinburst        int64             `json:"egressMinburst,omitempty" validate:"gte=0"`
+	IngressPacketRate     int64             `json:"ingressPacketRate,omitempty" validate:"gte=0"`
+	EgressPacketRate      int64             `json:"egressPacketRate,omitempty" validate:"gte=0"`
+	IngressPacketBurst    int64             `json:"ingressPacketBurst,omitempty" validate:"gte=0"`
+	EgressPacketBurst     int64             `json:"egressPacketBurst,omitempty" validate:"gte=0"`
+	IngressMaxConnections int64             `json:"ingressMaxConnections,omitempty" validate:"gte=0"`
+	EgressMaxConnections  int64             `json:"egressMaxConnections,omitempty" validate:"gte=0"`
 	DSCP                  *numorstring.DSCP `json:"dscp,omitempty"`
 }
 
