@@ -1,0 +1,171 @@
+package policy
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
+	"calico-xdp/pkg/api"
+)
+
+// match says which endpoints and network sets one side of a rule means, or which
+// endpoints a policy selects. All its parts have to hold for the same identity.
+type match struct {
+	namespace    string        // only in this one; empty: anywhere
+	selector     *api.Selector // nil here and below: not asked for
+	notSelector  *api.Selector
+	namespaces   *api.Selector // of the namespace's labels
+	accounts     *api.Selector // of the service account's labels
+	accountNames []string
+	// portNames asks for a port with one of these names, this protocol and number.
+	portNames    []string
+	portProtocol uint8
+	portNumber   uint16
+}
+
+// key is the same for matches that mean the same by construction.
+func (m *match) key() string {
+	var b []byte
+	b = appendText(b, m.namespace)
+	for _, s := range []*api.Selector{m.selector, m.notSelector, m.namespaces, m.accounts} {
+		text := ""
+		if s != nil {
+			text = s.String()
+		}
+		b = appendText(b, text)
+	}
+	for _, names := range [][]string{m.accountNames, m.portNames} {
+		b = binary.AppendUvarint(b, uint64(len(names)))
+		for _, name := range names {
+			b = appendText(b, name)
+		}
+	}
+	b = append(b, m.portProtocol, byte(m.portNumber>>8), byte(m.portNumber))
+	return string(b)
+}
+
+// selects says whether the match means this identity.
+func (m *match) selects(i *identity) bool {
+	if m.namespace != "" && i.labels[v3.LabelNamespace] != m.namespace {
+		return false
+	}
+	if m.selector != nil && !m.selector.Matches(i.labels) {
+		return false
+	}
+	if m.notSelector != nil && m.notSelector.Matches(i.labels) {
+		return false
+	}
+	if m.namespaces != nil && !m.namespaces.MatchesFunc(i.scope(namespaceLabels, v3.LabelNamespace)) {
+		return false
+	}
+	if m.accounts != nil && !m.accounts.MatchesFunc(i.scope(serviceAccountLabels, v3.LabelServiceAccount)) {
+		return false
+	}
+	if len(m.accountNames) > 0 {
+		name, ok := i.labels[v3.LabelServiceAccount]
+		if !ok || !slices.Contains(m.accountNames, name) {
+			return false
+		}
+	}
+	if len(m.portNames) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(i.ports, func(p namedPort) bool {
+		return p.protocol == m.portProtocol && p.number == m.portNumber && slices.Contains(m.portNames, p.name)
+	})
+}
+
+// policyMatch is the match of a policy's own selectors.
+func policyMatch(namespace, selector, namespaceSelector, serviceAccountSelector string) (*match, error) {
+	m := &match{namespace: namespace}
+	var err error
+	if m.selector, err = parseSelector("spec.selector", selector); err != nil {
+		return nil, err
+	}
+	if m.namespaces, err = parseScope("spec.namespaceSelector", namespaceSelector); err != nil {
+		return nil, err
+	}
+	if m.accounts, err = parseScope("spec.serviceAccountSelector", serviceAccountSelector); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// entityMatch returns the match of one side of a rule in a policy of the given
+// namespace. Selector and notSelector are one match; a notSelector that nothing
+// limits is the second match, which must not hold: it lets addresses through
+// that belong to nobody. nil: nothing asked for.
+func entityMatch(side string, e *api.EntityRule, namespace string) (m, not *match, err error) {
+	m = new(match)
+	if m.selector, err = parseSelector(side+".selector", e.Selector); err != nil {
+		return nil, nil, err
+	}
+	if m.notSelector, err = parseSelector(side+".notSelector", e.NotSelector); err != nil {
+		return nil, nil, err
+	}
+	if m.namespaces, err = parseScope(side+".namespaceSelector", e.NamespaceSelector); err != nil {
+		return nil, nil, err
+	}
+	if a := e.ServiceAccounts; a != nil {
+		if m.accounts, err = parseSelector(side+".serviceAccounts.selector", a.Selector); err != nil {
+			return nil, nil, err
+		}
+		m.accountNames = slices.Compact(slices.Sorted(slices.Values(a.Names)))
+	}
+	positive := m.selector != nil || m.namespaces != nil || m.accounts != nil || len(m.accountNames) > 0
+	if !positive && m.notSelector == nil {
+		return nil, nil, nil
+	}
+	// A policy in a namespace means peers of its own one, unless it says which.
+	if m.namespaces == nil {
+		m.namespace = namespace
+	}
+	if !positive && namespace == "" {
+		return nil, &match{selector: m.notSelector}, nil
+	}
+	return m, nil, nil
+}
+
+func parseSelector(field, text string) (*api.Selector, error) {
+	if text == "" {
+		return nil, nil
+	}
+	s, err := api.ParseSelector(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", field, err)
+	}
+	return s, nil
+}
+
+// parseScope reads a selector of namespaces or service accounts. In it, all()
+// means what is in any namespace at all, and global() what is in none.
+func parseScope(field, text string) (*api.Selector, error) {
+	s, err := parseSelector(field, text)
+	if s == nil {
+		return nil, err
+	}
+	rewritten := replaceCalls(s.String(), "all()", "has("+inScope+")")
+	return parseSelector(field, replaceCalls(rewritten, "global()", "!has("+inScope+")"))
+}
+
+// replaceCalls replaces a call wherever it stands outside of quotes.
+func replaceCalls(text, call, by string) string {
+	var b strings.Builder
+	for text != "" {
+		if quote := text[0]; quote == '"' || quote == '\'' {
+			end := strings.IndexByte(text[1:], quote) + 2
+			b.WriteString(text[:end])
+			text = text[end:]
+		} else if rest, ok := strings.CutPrefix(text, call); ok {
+			b.WriteString(by)
+			text = rest
+		} else {
+			b.WriteByte(text[0])
+			text = text[1:]
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,440 @@
+// Package policytest is for tests of whatever enforces policy: an oracle that
+// judges packets from the resources themselves, slowly and obviously, and
+// generators of resources and packets.
+package policytest
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/projectcalico/api/pkg/lib/numorstring"
+
+	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/policy"
+)
+
+// Step is one rule that a packet meets.
+type Step struct {
+	Action policy.Action
+	Rule   policy.RuleID
+}
+
+func (s Step) String() string {
+	action := [...]string{"?", "Deny", "Allow", "Pass", "Log"}[s.Action]
+	where := s.Rule.Tier + "/" + s.Rule.Policy.String()
+	if s.Rule.Policy == (api.Key{}) {
+		where = s.Rule.Tier + "/default"
+	}
+	return fmt.Sprintf("%s by %s %s[%d]", action, where, s.Rule.Direction, s.Rule.Index)
+}
+
+// Oracle judges packets by the resources of one store.
+type Oracle struct {
+	store *api.Store
+	known []object
+}
+
+// object is whatever a selector can select.
+type object struct {
+	labels map[string]string
+	nets   []netip.Prefix
+	ports  []port
+}
+
+type port struct {
+	name     string
+	protocol int
+	number   uint16
+}
+
+// NewOracle returns an oracle for the store as it is now.
+func NewOracle(store *api.Store) *Oracle {
+	o := &Oracle{store: store}
+	for _, w := range api.All[*api.WorkloadEndpoint](store, "WorkloadEndpoint") {
+		x := object{labels: o.labelsOf(w), nets: prefixes(w.Spec.IPNetworks)}
+		for _, p := range w.Spec.Ports {
+			x.ports = append(x.ports, port{p.Name, protocol(p.Protocol), p.Port})
+		}
+		o.known = append(o.known, x)
+	}
+	for _, h := range api.All[*api.HostEndpoint](store, "HostEndpoint") {
+		x := object{labels: o.inherit(h.Labels, h.Spec.Profiles), nets: prefixes(h.Spec.ExpectedIPs)}
+		for _, p := range h.Spec.Ports {
+			x.ports = append(x.ports, port{p.Name, protocol(p.Protocol), p.Port})
+		}
+		o.known = append(o.known, x)
+	}
+	for _, s := range api.All[*api.GlobalNetworkSet](store, "GlobalNetworkSet") {
+		o.known = append(o.known, object{labels: s.Labels, nets: prefixes(s.Spec.Nets)})
+	}
+	for _, s := range api.All[*api.NetworkSet](store, "NetworkSet") {
+		own := map[string]string{"projectcalico.org/namespace": s.Namespace}
+		for k, v := range s.Labels {
+			if k != "projectcalico.org/namespace" {
+				own[k] = v
+			}
+		}
+		o.known = append(o.known, object{labels: o.inherit(own, []string{"kns." + s.Namespace}), nets: prefixes(s.Spec.Nets)})
+	}
+	return o
+}
+
+func (o *Oracle) labelsOf(w *api.WorkloadEndpoint) map[string]string {
+	own := make(map[string]string)
+	for k, v := range w.Labels {
+		own[k] = v
+	}
+	own["projectcalico.org/namespace"] = w.Namespace
+	own["projectcalico.org/orchestrator"] = w.Spec.Orchestrator
+	if w.Spec.ServiceAccountName != "" {
+		own["projectcalico.org/serviceaccount"] = w.Spec.ServiceAccountName
+	}
+	return o.inherit(own, w.Spec.Profiles)
+}
+
+func (o *Oracle) inherit(own map[string]string, profiles []string) map[string]string {
+	out := make(map[string]string)
+	for i := len(profiles) - 1; i >= 0; i-- {
+		if p, ok := o.store.Get(api.Key{Kind: "Profile", Name: profiles[i]}).(*api.Profile); ok {
+			for k, v := range p.Spec.LabelsToApply {
+				out[k] = v
+			}
+		}
+	}
+	for k, v := range own {
+		out[k] = v
+	}
+	return out
+}
+
+// aPolicy is a policy of either kind.
+type aPolicy struct {
+	key                                    api.Key
+	tier                                   string
+	order                                  float64
+	selector, nsSelector, accountsSelector string
+	ingress, egress                        bool
+	rules                                  map[string][]api.Rule
+}
+
+func (o *Oracle) policies() []aPolicy {
+	var out []aPolicy
+	add := func(key api.Key, tier string, order *float64, selector, ns, accounts string, types []v3.PolicyType, in, eg []api.Rule) {
+		p := aPolicy{
+			key: key, tier: tier, order: math.Inf(1), selector: selector, nsSelector: ns, accountsSelector: accounts,
+			rules: map[string][]api.Rule{"ingress": in, "egress": eg},
+		}
+		if order != nil {
+			p.order = *order
+		}
+		if tier == "" {
+			p.tier = "default"
+		}
+		switch {
+		case len(types) > 0:
+			p.ingress, p.egress = slices.Contains(types, "Ingress"), slices.Contains(types, "Egress")
+		case len(eg) == 0:
+			p.ingress = true
+		case len(in) == 0:
+			p.egress = true
+		default:
+			p.ingress, p.egress = true, true
+		}
+		out = append(out, p)
+	}
+	for key, p := range api.All[*api.GlobalNetworkPolicy](o.store, "GlobalNetworkPolicy") {
+		if s := p.Spec; !s.DoNotTrack && !s.PreDNAT {
+			add(key, s.Tier, s.Order, s.Selector, s.NamespaceSelector, s.ServiceAccountSelector, s.Types, s.Ingress, s.Egress)
+		}
+	}
+	for key, p := range api.All[*api.NetworkPolicy](o.store, "NetworkPolicy") {
+		s := p.Spec
+		add(key, s.Tier, s.Order, s.Selector, "", s.ServiceAccountSelector, s.Types, s.Ingress, s.Egress)
+	}
+	sort.Slice(out, func(i, j int) bool {
+		a, b := out[i], out[j]
+		if a.order != b.order {
+			return a.order < b.order
+		}
+		return a.key.Name+"/"+a.key.Namespace+"/"+a.key.Kind < b.key.Name+"/"+b.key.Namespace+"/"+b.key.Kind
+	})
+	return out
+}
+
+func (p *aPolicy) selects(labels map[string]string) bool {
+	if p.key.Namespace != "" && labels["projectcalico.org/namespace"] != p.key.Namespace {
+		return false
+	}
+	return matches(p.selector, labels) &&
+		matchesScope(p.nsSelector, "pcns.", "projectcalico.org/namespace", labels) &&
+		matchesScope(p.accountsSelector, "pcsa.", "projectcalico.org/serviceaccount", labels)
+}
+
+// Judge returns the rules that a packet to (ingress) or from (egress) an endpoint
+// meets: any number of Log and Pass, then the Allow or Deny that decides.
+func (o *Oracle) Judge(endpoint api.Key, direction string, p policy.Packet) []Step {
+	w := o.store.Get(endpoint).(*api.WorkloadEndpoint)
+	labels := o.labelsOf(w)
+	var steps []Step
+
+	tiers := api.All[*api.Tier](o.store, "Tier")
+	byTier := make(map[string][]aPolicy)
+	for _, pol := range o.policies() {
+		if (direction == "ingress" && pol.ingress || direction == "egress" && pol.egress) && pol.selects(labels) {
+			if tiers[api.Key{Kind: "Tier", Name: pol.tier}] == nil && pol.tier != "default" {
+				return []Step{{policy.Deny, policy.RuleID{Tier: pol.tier, Policy: pol.key, Direction: direction, Index: -1}}}
+			}
+			byTier[pol.tier] = append(byTier[pol.tier], pol)
+		}
+	}
+	var names []string
+	for name := range byTier {
+		names = append(names, name)
+	}
+	orderOf := func(name string) float64 {
+		if t := tiers[api.Key{Kind: "Tier", Name: name}]; t != nil && t.Spec.Order != nil {
+			return *t.Spec.Order
+		}
+		return 1_000_000
+	}
+	sort.Slice(names, func(i, j int) bool {
+		if a, b := orderOf(names[i]), orderOf(names[j]); a != b {
+			return a < b
+		}
+		return names[i] < names[j]
+	})
+
+	for _, name := range names {
+		passed := false
+	policies:
+		for _, pol := range byTier[name] {
+			for i, rule := range pol.rules[direction] {
+				action := o.apply(&rule, pol.key.Namespace, p)
+				if action == 0 {
+					continue
+				}
+				steps = append(steps, Step{action, policy.RuleID{Tier: name, Policy: pol.key, Direction: direction, Index: i}})
+				if action == policy.Pass {
+					passed = true
+					break policies
+				}
+				if action != policy.Log {
+					return steps
+				}
+			}
+		}
+		if passed {
+			continue
+		}
+		end := Step{policy.Deny, policy.RuleID{Tier: name, Direction: direction, Index: -1}}
+		if t := tiers[api.Key{Kind: "Tier", Name: name}]; t != nil && t.Spec.DefaultAction != nil && *t.Spec.DefaultAction == "Pass" {
+			end.Action = policy.Pass
+		}
+		steps = append(steps, end)
+		if end.Action == policy.Deny {
+			return steps
+		}
+	}
+
+profiles:
+	for _, name := range w.Spec.Profiles {
+		key := api.Key{Kind: "Profile", Name: name}
+		profile, ok := o.store.Get(key).(*api.Profile)
+		if !ok && name == "projectcalico-default-allow" {
+			return append(steps, Step{policy.Allow, policy.RuleID{Policy: key, Direction: direction, Index: 0}})
+		}
+		if !ok {
+			return append(steps, Step{policy.Deny, policy.RuleID{Policy: key, Direction: direction, Index: -1}})
+		}
+		rules := profile.Spec.Ingress
+		if direction == "egress" {
+			rules = profile.Spec.Egress
+		}
+		for i, rule := range rules {
+			action := o.apply(&rule, "", p)
+			if action == 0 {
+				continue
+			}
+			steps = append(steps, Step{action, policy.RuleID{Policy: key, Direction: direction, Index: i}})
+			if action == policy.Pass {
+				continue profiles
+			}
+			if action != policy.Log {
+				return steps
+			}
+		}
+	}
+	return append(steps, Step{policy.Deny, policy.RuleID{Direction: direction, Index: -1}})
+}
+
+// apply returns what a rule does to a packet; 0 if it does not match.
+func (o *Oracle) apply(r *api.Rule, namespace string, p policy.Packet) policy.Action {
+	family := 6
+	if p.Source.Is4() {
+		family = 4
+	}
+	if r.IPVersion != nil && *r.IPVersion != family {
+		return 0
+	}
+	for _, nets := range [][]string{r.Source.Nets, r.Source.NotNets, r.Destination.Nets, r.Destination.NotNets} {
+		ofFamily := func(n netip.Prefix) bool { return n.Addr().Is4() == (family == 4) }
+		if len(nets) > 0 && !slices.ContainsFunc(prefixes(nets), ofFamily) {
+			return 0
+		}
+	}
+	if r.Protocol != nil && protocol(*r.Protocol) != int(p.Protocol) {
+		return 0
+	}
+	if r.NotProtocol != nil && protocol(*r.NotProtocol) == int(p.Protocol) {
+		return 0
+	}
+	icmpType, icmpCode := int(p.DestinationPort>>8), int(p.DestinationPort&255)
+	if f := r.ICMP; f != nil && (f.Type != nil && *f.Type != icmpType || f.Code != nil && *f.Code != icmpCode) {
+		return 0
+	}
+	if f := r.NotICMP; f != nil && f.Type != nil && *f.Type == icmpType && (f.Code == nil || *f.Code == icmpCode) {
+		return 0
+	}
+	if !o.entity(&r.Source, namespace, p.Source, int(p.Protocol), p.SourcePort) ||
+		!o.entity(&r.Destination, namespace, p.Destination, int(p.Protocol), p.DestinationPort) {
+		return 0
+	}
+	action := map[v3.Action]policy.Action{"Allow": policy.Allow, "Deny": policy.Deny, "Pass": policy.Pass, "Log": policy.Log}[r.Action]
+	if r.HTTP != nil || r.Source.Services != nil || r.Destination.Services != nil {
+		// Not known whether it matches: let through less.
+		if action == policy.Allow || action == policy.Log {
+			return 0
+		}
+		return policy.Deny
+	}
+	return action
+}
+
+// entity says whether one side of a rule matches.
+func (o *Oracle) entity(e *api.EntityRule, namespace string, a netip.Addr, proto int, number uint16) bool {
+	in := func(nets []netip.Prefix) bool {
+		return slices.ContainsFunc(nets, func(n netip.Prefix) bool { return n.Contains(a) })
+	}
+	if len(e.Nets) > 0 && !in(prefixes(e.Nets)) || in(prefixes(e.NotNets)) {
+		return false
+	}
+	var there []object // what has the address
+	for _, x := range o.known {
+		if in(x.nets) {
+			there = append(there, x)
+		}
+	}
+	accounts := e.ServiceAccounts != nil && (e.ServiceAccounts.Selector != "" || len(e.ServiceAccounts.Names) > 0)
+	positive := e.Selector != "" || e.NamespaceSelector != "" || accounts
+	switch {
+	case positive || namespace != "" && e.NotSelector != "":
+		there = slices.DeleteFunc(there, func(x object) bool { return !selected(e, namespace, x.labels) })
+		if len(there) == 0 {
+			return false
+		}
+	case e.NotSelector != "":
+		if slices.ContainsFunc(there, func(x object) bool { return matches(e.NotSelector, x.labels) }) {
+			return false
+		}
+	}
+	hasPort := func(list []numorstring.Port) bool {
+		for _, want := range list {
+			if want.PortName == "" && want.MinPort <= number && number <= want.MaxPort {
+				return true
+			}
+			for _, x := range there {
+				if want.PortName != "" && slices.Contains(x.ports, port{want.PortName, proto, number}) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	return (len(e.Ports) == 0 || hasPort(e.Ports)) && !hasPort(e.NotPorts)
+}
+
+// selected says whether the selectors of one side, taken together, mean
+// something with these labels.
+func selected(e *api.EntityRule, namespace string, labels map[string]string) bool {
+	if e.NamespaceSelector == "" && namespace != "" && labels["projectcalico.org/namespace"] != namespace {
+		return false
+	}
+	if !matchesScope(e.NamespaceSelector, "pcns.", "projectcalico.org/namespace", labels) {
+		return false
+	}
+	if sa := e.ServiceAccounts; sa != nil {
+		if !matchesPrefixed(sa.Selector, "pcsa.", labels) {
+			return false
+		}
+		name, ok := labels["projectcalico.org/serviceaccount"]
+		if len(sa.Names) > 0 && (!ok || !slices.Contains(sa.Names, name)) {
+			return false
+		}
+	}
+	return matches(e.Selector, labels) && (e.NotSelector == "" || !matches(e.NotSelector, labels))
+}
+
+func matches(selector string, labels map[string]string) bool {
+	s, err := api.ParseSelector(selector)
+	if err != nil {
+		panic(err)
+	}
+	return s.Matches(labels)
+}
+
+func matchesPrefixed(selector, prefix string, labels map[string]string) bool {
+	view := make(map[string]string)
+	for k, v := range labels {
+		if rest, ok := strings.CutPrefix(k, prefix); ok {
+			view[rest] = v
+		}
+	}
+	return matches(selector, view)
+}
+
+// matchesScope is matchesPrefixed, where all() is whatever has the member label
+// and global() what has not.
+func matchesScope(selector, prefix, member string, labels map[string]string) bool {
+	if selector == "" {
+		return true
+	}
+	with := map[string]string{}
+	for k, v := range labels {
+		with[k] = v
+	}
+	if _, ok := labels[member]; ok {
+		with[prefix+"member"] = ""
+	}
+	selector = strings.ReplaceAll(selector, "all()", "has(member)")
+	selector = strings.ReplaceAll(selector, "global()", "!has(member)")
+	return matchesPrefixed(selector, prefix, with)
+}
+
+func prefixes(nets []string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range nets {
+		if !strings.Contains(s, "/") {
+			a := netip.MustParseAddr(s)
+			s += "/" + strconv.Itoa(a.BitLen())
+		}
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+func protocol(p numorstring.Protocol) int {
+	if n, ok := map[string]int{"TCP": 6, "UDP": 17, "ICMP": 1, "ICMPv6": 58, "SCTP": 132, "UDPLite": 136}[p.String()]; ok {
+		return n
+	}
+	n, err := strconv.Atoi(p.String())
+	if err != nil {
+		panic(err)
+	}
+	return n
+}

@@ -1,0 +1,84 @@
+package policy
+
+import (
+	"iter"
+	"math/bits"
+	"net/netip"
+)
+
+// Packet is what the classifier looks at. For ICMP and ICMPv6 the destination
+// port is type<<8|code and the source port 0; other protocols without ports have
+// 0 in both.
+type Packet struct {
+	Source, Destination         netip.Addr
+	Protocol                    uint8
+	SourcePort, DestinationPort uint16
+}
+
+// Verdict is what a ruleset says about a packet: Allow or Deny, and the rule
+// that says so. It is the classifier of bpf/policy.h in Go, step for step: look
+// up four classes, AND their vectors, walk the set bits. An unknown ruleset
+// denies.
+func (t *Tables) Verdict(id RulesetID, p Packet) (Action, RuleID) {
+	last := Rule{Action: Deny}
+	for rule := range t.Matches(id, p) {
+		last = rule
+	}
+	if last.Action != Allow {
+		last.Action = Deny
+	}
+	return last.Action, last.ID
+}
+
+// Matches returns the rules that a packet meets in a ruleset, in order: any
+// number of Log and Pass, then the Allow or Deny that decides.
+func (t *Tables) Matches(id RulesetID, p Packet) iter.Seq[Rule] {
+	return func(yield func(Rule) bool) {
+		s := t.Rulesets[id]
+		if s == nil {
+			return
+		}
+		left := s.Sources[t.PeerClass(p.Source)] &
+			s.Destinations[t.PeerClass(p.Destination)] &
+			s.SourcePorts[portClass(t.SourcePorts, p.Protocol, p.SourcePort)] &
+			s.DestinationPorts[portClass(t.DestinationPorts, p.Protocol, p.DestinationPort)]
+		for left != 0 {
+			i := bits.TrailingZeros64(left)
+			rule := s.Rules[i]
+			if !yield(rule) {
+				return
+			}
+			switch rule.Action {
+			case Log:
+				left &^= 1 << i
+			case Pass:
+				left &^= 1<<rule.Next - 1
+			default:
+				return
+			}
+		}
+	}
+}
+
+// PeerClass is the class of an address.
+func (t *Tables) PeerClass(a netip.Addr) PeerClass {
+	for length := a.BitLen(); length >= 0; length-- {
+		prefix, err := a.Prefix(length)
+		if err != nil {
+			return 0
+		}
+		if class, ok := t.Peers[prefix]; ok {
+			return class
+		}
+	}
+	return 0
+}
+
+func portClass(ranges []PortRange, protocol uint8, port uint16) PortClass {
+	for _, r := range ranges {
+		if r.Protocol == protocol && r.From <= port && port <= r.To {
+			return r.Class
+		}
+	}
+	return 0
+}
