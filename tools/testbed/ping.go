@@ -2,6 +2,7 @@ package testbed
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -149,3 +150,7 @@ func checksum(b []byte) uint16 {
 	}
 	return ^uint16(sum)
 }
+
+func (e *echo) close() { e.conn.Close() }
+
+func isClosed(err error) bool { return errors.Is(err, net.ErrClosed) }
