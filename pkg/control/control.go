@@ -1,0 +1,221 @@
+// Package control is the daemon's mind: it watches the resources, the host's
+// links and the BGP peers, computes what this node should be, and makes it so.
+//
+//	etcd ────▶ datastore ─┐
+//	netlink ─▶ host ──────┼─▶ desired.Compute ─▶ State ─▶ 1 dataplane ─▶ BPF
+//	peers ───▶ bgp ───────┘        (pure)                 2 host ──────▶ kernel routes, links
+//	                                                      3 bgp ───────▶ peers
+//
+// Sinks add in this order and remove in the reverse one. Nothing is touched
+// before the whole of the datastore has been seen, and nothing is removed
+// unless it has.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/control/desired"
+	"calico-xdp/pkg/policy"
+)
+
+// Sink makes one part of the world what the state says. Both methods take the
+// whole state; calling them again is harmless, and after an error they are
+// called again.
+type Sink interface {
+	Ensure(ctx context.Context, want *desired.State) error // add and change
+	Prune(ctx context.Context, want *desired.State) error  // remove what is not wanted
+	Resync()                                               // forget what was there: read it again
+}
+
+// NamedSink is a sink as logs and metrics call it.
+type NamedSink struct {
+	Name string
+	Sink
+}
+
+// Datastore is a watch of the resources.
+type Datastore interface {
+	Changed() <-chan struct{}
+	// Take returns what changed since the last call, and the revision as of
+	// which that is the whole truth.
+	Take() ([]api.Change, int64)
+	InSync() bool
+	Problems() map[api.Key]error
+}
+
+// Compiler compiles the policy for this node's endpoints.
+type Compiler interface {
+	Compile(*api.Store) *policy.Tables
+}
+
+// Links watches the host's interfaces.
+type Links interface {
+	Changed() <-chan struct{}
+	Links() ([]desired.Link, error)
+}
+
+// Learner watches what BGP peers announce.
+type Learner interface {
+	Changed() <-chan struct{}
+	Learned() []desired.LearnedRoute
+}
+
+// Options are what a controller works with.
+type Options struct {
+	Node      string
+	Config    desired.Config
+	Datastore Datastore
+	Policy    Compiler
+	Links     Links
+	Learner   Learner
+	// Sinks in the order in which they depend on each other. The first one
+	// enforces policy: what it has taken up counts as enforced.
+	Sinks []NamedSink
+	// Observe, if set, is told of each round's changes and result.
+	Observe func([]api.Change, *desired.State)
+	Logger  *slog.Logger
+
+	Gather   time.Duration // how long changes are gathered into one round; default 5 ms
+	Resync   time.Duration // how often the world is read back; default 90 s
+	MinRetry time.Duration // default 100 ms, doubling up to
+	MaxRetry time.Duration // default 15 s
+}
+
+// Controller is the loop. One goroutine, Run's, owns its state; the methods of
+// [Published] are for others.
+type Controller struct {
+	*Published
+	o         Options
+	resources *api.Store
+	fresh     []api.Change // applied to resources, not compiled yet
+	tables    *policy.Tables
+	synced    bool // the whole of the datastore has been seen once
+}
+
+// New returns a controller that has not started.
+func New(o Options) *Controller {
+	setDefault := func(d *time.Duration, to time.Duration) {
+		if *d == 0 {
+			*d = to
+		}
+	}
+	setDefault(&o.Gather, 5*time.Millisecond)
+	setDefault(&o.Resync, 90*time.Second)
+	setDefault(&o.MinRetry, 100*time.Millisecond)
+	setDefault(&o.MaxRetry, 15*time.Second)
+	return &Controller{Published: newPublished(o), o: o, resources: api.NewStore()}
+}
+
+// Run keeps the node as it should be until ctx ends. What it has made stays:
+// traffic does not depend on the daemon.
+func (c *Controller) Run(ctx context.Context) {
+	resync := time.NewTicker(c.o.Resync)
+	defer resync.Stop()
+	retry := time.NewTimer(0) // the first round is due at once
+	defer retry.Stop()
+	delay := c.o.MinRetry
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.o.Datastore.Changed():
+		case <-c.o.Links.Changed():
+		case <-c.o.Learner.Changed():
+		case <-retry.C:
+		case <-resync.C:
+			for _, s := range c.o.Sinks {
+				s.Resync()
+			}
+		}
+		c.gather(ctx)
+		retry.Stop()
+		if err := c.round(ctx); err != nil && ctx.Err() == nil {
+			c.o.Logger.Error("the node is not as it should be; will try again", "after", delay, "error", err)
+			retry.Reset(delay)
+			delay = min(2*delay, c.o.MaxRetry)
+		} else {
+			delay = c.o.MinRetry
+		}
+	}
+}
+
+// gather lets changes that come together be one round.
+func (c *Controller) gather(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(c.o.Gather):
+	}
+	for _, changed := range []<-chan struct{}{c.o.Datastore.Changed(), c.o.Links.Changed(), c.o.Learner.Changed()} {
+		select {
+		case <-changed:
+		default:
+		}
+	}
+}
+
+// round observes, computes, and makes it so.
+func (c *Controller) round(ctx context.Context) error {
+	start := time.Now()
+	c.begin(start)
+	defer c.end()
+	changes, revision := c.o.Datastore.Take()
+	for _, change := range changes {
+		c.resources.Apply(change)
+	}
+	c.fresh = append(c.fresh, changes...)
+	inSync := c.o.Datastore.InSync()
+	c.synced = c.synced || inSync
+	if !c.synced {
+		// A part of the truth would cut what the last daemon left running.
+		return nil
+	}
+	links, err := c.o.Links.Links()
+	if err != nil {
+		err = fmt.Errorf("links: %w", err)
+		c.publish(result{err: err, took: time.Since(start)})
+		return err
+	}
+	if c.tables == nil || len(c.fresh) > 0 {
+		c.tables = c.o.Policy.Compile(c.resources)
+	}
+	want := desired.Compute(desired.Input{
+		Node: c.o.Node, Config: c.o.Config, Resources: c.resources, Links: links,
+		Policy: c.tables, Learned: c.o.Learner.Learned(),
+	})
+	if c.o.Observe != nil {
+		c.o.Observe(c.fresh, want)
+	}
+	c.fresh = nil
+	done, err := c.apply(ctx, want, inSync)
+	c.publish(result{
+		state: want, revision: revision, inSync: inSync, enforced: done > 0,
+		invalid: c.o.Datastore.Problems(), err: err, took: time.Since(start),
+	})
+	return err
+}
+
+// apply ensures forwards, stopping at the first sink that fails since the next
+// ones rely on it, then prunes backwards. It returns how many sinks ensured.
+func (c *Controller) apply(ctx context.Context, want *desired.State, inSync bool) (int, error) {
+	for i, sink := range c.o.Sinks {
+		if err := sink.Ensure(ctx, want); err != nil {
+			return i, fmt.Errorf("%s: %w", sink.Name, err)
+		}
+	}
+	if !inSync {
+		return len(c.o.Sinks), nil // never remove what we may not have heard of yet
+	}
+	var errs []error
+	for _, sink := range slices.Backward(c.o.Sinks) {
+		if err := sink.Prune(ctx, want); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", sink.Name, err))
+		}
+	}
+	return len(c.o.Sinks), errors.Join(errs...)
+}

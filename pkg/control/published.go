@@ -1,0 +1,292 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/control/desired"
+	"calico-xdp/pkg/nodeapi"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Published is what others may know of the loop. Its methods may be called from
+// any goroutine.
+type Published struct {
+	log     Options
+	metrics metrics
+
+	mu      sync.Mutex
+	last    result
+	changed chan struct{} // closed and replaced with each round
+	// enforced is the state and revision that the first sink has taken up.
+	enforced struct {
+		state    *desired.State
+		revision int64
+	}
+	problems map[string]string // as logged, so that each is logged once
+	busy     time.Time         // since when a round runs; zero between rounds
+}
+
+// result is how a round ended.
+type result struct {
+	state    *desired.State // nil: none was computed
+	revision int64
+	inSync   bool
+	enforced bool // by the first sink
+	invalid  map[api.Key]error
+	err      error
+	took     time.Duration
+}
+
+type metrics struct {
+	rounds, errors prometheus.Counter
+	duration       prometheus.Histogram
+	revision       prometheus.Gauge
+	inSync         prometheus.Gauge
+	problems       prometheus.Gauge
+	endpoints      *prometheus.GaugeVec
+	lastRound      prometheus.Gauge
+}
+
+func newPublished(o Options) *Published {
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "calico_xdp", Name: name, Help: help})
+	}
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "calico_xdp", Name: name, Help: help})
+	}
+	return &Published{
+		log: o, changed: make(chan struct{}), problems: make(map[string]string),
+		metrics: metrics{
+			rounds: counter("syncs_total", "Rounds of the control loop."),
+			errors: counter("sync_errors_total", "Rounds of the control loop that failed."),
+			duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+				Namespace: "calico_xdp", Name: "sync_duration_seconds", Help: "How long a round of the control loop takes.",
+				Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+			}),
+			revision:  gauge("enforced_revision", "Datastore revision whose policy the kernel enforces."),
+			inSync:    gauge("in_sync", "1 if everything in the datastore has been seen and applied."),
+			problems:  gauge("problems", "Objects and parameters that could not be applied whole."),
+			lastRound: gauge("last_sync_timestamp_seconds", "When the last round without error ended."),
+			endpoints: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+				Namespace: "calico_xdp", Name: "workload_endpoints", Help: "Workload endpoints of this node.",
+			}, []string{"state"}),
+		},
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (p *Published) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(p, ch) }
+
+// Collect implements prometheus.Collector.
+func (p *Published) Collect(ch chan<- prometheus.Metric) {
+	m := &p.metrics
+	for _, c := range []prometheus.Collector{
+		m.rounds, m.errors, m.duration, m.revision, m.inSync, m.problems, m.lastRound, m.endpoints,
+	} {
+		c.Collect(ch)
+	}
+}
+
+func (p *Published) begin(at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.busy = at
+}
+
+func (p *Published) end() { p.begin(time.Time{}) }
+
+func (p *Published) publish(r result) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r.state == nil {
+		r.state, r.revision, r.invalid = p.last.state, p.last.revision, p.last.invalid
+	}
+	p.last = r
+	if r.enforced {
+		p.enforced.state, p.enforced.revision = r.state, r.revision
+	}
+	close(p.changed)
+	p.changed = make(chan struct{})
+
+	p.logProblems()
+	m := &p.metrics
+	m.rounds.Inc()
+	m.duration.Observe(r.took.Seconds())
+	m.revision.Set(float64(p.enforced.revision))
+	m.problems.Set(float64(len(p.problems)))
+	m.inSync.Set(0)
+	if r.err != nil {
+		m.errors.Inc()
+	} else {
+		m.lastRound.SetToCurrentTime()
+		if r.inSync {
+			m.inSync.Set(1)
+		}
+	}
+	m.endpoints.Reset()
+	for _, e := range p.endpoints() {
+		m.endpoints.WithLabelValues(string(e.State)).Inc()
+	}
+}
+
+// currentProblems returns what is wrong now, by "object: error".
+func (p *Published) currentProblems() []nodeapi.Problem {
+	var out []nodeapi.Problem
+	for key, err := range p.last.invalid {
+		out = append(out, nodeapi.Problem{Object: key.String(), Error: err.Error()})
+	}
+	if p.last.state != nil {
+		for _, pr := range p.last.state.Problems {
+			out = append(out, nodeapi.Problem{Object: pr.Object.String(), Error: pr.Err.Error()})
+		}
+	}
+	slices.SortFunc(out, func(a, b nodeapi.Problem) int {
+		return strings.Compare(a.Object+a.Error, b.Object+b.Error)
+	})
+	return slices.Compact(out)
+}
+
+func (p *Published) logProblems() {
+	now := make(map[string]string)
+	for _, pr := range p.currentProblems() {
+		text := pr.Object + ": " + pr.Error
+		now[text] = pr.Object
+		if _, known := p.problems[text]; !known {
+			p.log.Logger.Warn("object cannot be applied whole", "object", pr.Object, "error", pr.Error)
+		}
+	}
+	for _, text := range slices.Sorted(maps.Keys(p.problems)) {
+		if _, still := now[text]; !still {
+			p.log.Logger.Info("problem is gone", "problem", text)
+		}
+	}
+	p.problems = now
+}
+
+// endpoints returns this node's endpoints by name, and how far each has come.
+func (p *Published) endpoints() []nodeapi.Endpoint {
+	if p.last.state == nil {
+		return nil
+	}
+	var out []nodeapi.Endpoint
+	for key, l := range p.last.state.Local {
+		e := nodeapi.Endpoint{
+			Namespace: key.Namespace, Name: key.Name, Interface: l.Interface,
+			Addresses: []string{}, State: nodeapi.EndpointReady, Problem: l.Problem,
+		}
+		for _, a := range l.Addresses {
+			e.Addresses = append(e.Addresses, a.String())
+		}
+		switch {
+		case l.Closed:
+			e.State = nodeapi.EndpointClosed
+		case l.Missing:
+			e.State = nodeapi.EndpointWaiting
+		case p.enforced.state != p.last.state:
+			e.State = nodeapi.EndpointPending
+		}
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b nodeapi.Endpoint) int {
+		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
+	})
+	return out
+}
+
+// Fill completes the status with what the loop knows.
+func (p *Published) Fill(s *nodeapi.Status) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.Revision = p.enforced.revision
+	s.InSync = p.last.inSync && p.last.err == nil
+	if p.last.err != nil {
+		s.Error = p.last.err.Error()
+	}
+	if p.last.state != nil {
+		s.WorkloadMTU = p.last.state.WorkloadMTU
+	}
+	s.Endpoints = p.endpoints()
+	s.Problems = p.currentProblems()
+}
+
+// Wait returns when the revision is enforced and, for a workload endpoint, the
+// endpoint is ready.
+func (p *Published) Wait(ctx context.Context, key api.Key, revision int64) error {
+	for {
+		p.mu.Lock()
+		done, reason, final := p.ready(key, revision)
+		changed := p.changed
+		p.mu.Unlock()
+		if done {
+			return nil
+		}
+		if final {
+			return &nodeapi.NotEnforcedError{Key: key, Reason: reason}
+		}
+		select {
+		case <-ctx.Done():
+			return &nodeapi.NotEnforcedError{Key: key, Reason: reason}
+		case <-changed:
+		}
+	}
+}
+
+// ready says whether what Wait waits for has come about, if not why, and
+// whether it will not come about by waiting.
+func (p *Published) ready(key api.Key, revision int64) (done bool, reason string, final bool) {
+	switch {
+	case p.last.err != nil && p.enforced.revision < revision:
+		return false, p.last.err.Error(), false
+	case p.enforced.state == nil:
+		return false, "the datastore has not been read yet", false
+	case p.enforced.revision < revision:
+		return false, fmt.Sprintf("at datastore revision %d, waiting for %d", p.enforced.revision, revision), false
+	case key.Kind != api.KindWorkloadEndpoint:
+		return true, "", false
+	}
+	l, ok := p.enforced.state.Local[key]
+	switch {
+	case !ok:
+		return false, "not an endpoint of this node", true
+	case l.Closed:
+		return false, l.Problem, true
+	case l.Missing:
+		return false, fmt.Sprintf("interface %s does not exist", l.Interface), false
+	}
+	return true, "", false
+}
+
+// stuckAfter is how long a round may take before the daemon is better killed.
+const stuckAfter = 2 * time.Minute
+
+// Alive says whether the loop turns.
+func (p *Published) Alive() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if d := time.Since(p.busy); !p.busy.IsZero() && d > stuckAfter {
+		return fmt.Errorf("a round of the control loop has been running for %s", d.Round(time.Second))
+	}
+	return nil
+}
+
+// Ready says whether the node is as it should be.
+func (p *Published) Ready() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.last.err != nil:
+		return p.last.err
+	case p.enforced.state == nil:
+		return errors.New("the datastore has not been read yet")
+	}
+	return nil
+}
