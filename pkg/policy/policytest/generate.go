@@ -42,6 +42,12 @@ var (
 func Stores() *rapid.Generator[*api.Store] {
 	return rapid.Custom(func(t *rapid.T) *api.Store {
 		store := api.NewStore()
+		for _, name := range tierNames {
+			if !maybe(t, 20) {
+				r := tier(t, name)
+				store.Apply(api.Change{Key: api.KeyOf(r), Resource: r})
+			}
+		}
 		for _, r := range rapid.SliceOfN(Resources(), 1, 24).Draw(t, "resources") {
 			store.Apply(api.Change{Key: api.KeyOf(r), Resource: r})
 		}
@@ -79,7 +85,7 @@ func Resources() *rapid.Generator[api.Resource] {
 		case 4:
 			return hostEndpoint(t, n)
 		case 5:
-			return tier(t)
+			return tier(t, one(t, tierNames))
 		case 6, 7:
 			return profile(t)
 		case 8:
@@ -132,8 +138,8 @@ func hostEndpoint(t *rapid.T, n int) api.Resource {
 	return h
 }
 
-func tier(t *rapid.T) api.Resource {
-	r := &api.Tier{TypeMeta: kind("Tier"), ObjectMeta: meta("", one(t, tierNames), nil)}
+func tier(t *rapid.T, name string) api.Resource {
+	r := &api.Tier{TypeMeta: kind("Tier"), ObjectMeta: meta("", name, nil)}
 	r.Spec.Order = order(t)
 	if maybe(t, 2) {
 		action := v3.Action(one(t, []string{"Deny", "Pass", "Pass"}))

@@ -187,9 +187,6 @@ func (o *Oracle) Judge(endpoint api.Key, direction string, p policy.Packet) []St
 	byTier := make(map[string][]aPolicy)
 	for _, pol := range o.policies() {
 		if (direction == "ingress" && pol.ingress || direction == "egress" && pol.egress) && pol.selects(labels) {
-			if tiers[api.Key{Kind: "Tier", Name: pol.tier}] == nil && pol.tier != "default" {
-				return []Step{{policy.Deny, policy.RuleID{Tier: pol.tier, Policy: pol.key, Direction: direction, Index: -1}}}
-			}
 			byTier[pol.tier] = append(byTier[pol.tier], pol)
 		}
 	}
@@ -210,6 +207,12 @@ func (o *Oracle) Judge(endpoint api.Key, direction string, p policy.Packet) []St
 		return names[i] < names[j]
 	})
 
+	for _, name := range names {
+		// A policy in a tier that does not exist could mean anything: closed.
+		if tiers[api.Key{Kind: "Tier", Name: name}] == nil && name != "default" {
+			return []Step{{policy.Deny, policy.RuleID{Tier: name, Policy: byTier[name][0].key, Direction: direction, Index: -1}}}
+		}
+	}
 	for _, name := range names {
 		passed := false
 	policies:
