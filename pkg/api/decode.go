@@ -44,6 +44,9 @@ func DecodeAll(data []byte) ([]Resource, error) {
 
 // documents splits a YAML stream and turns each document that is not empty into JSON.
 func documents(data []byte) ([]json.RawMessage, error) {
+	if json.Valid(data) {
+		return []json.RawMessage{bytes.TrimSpace(data)}, nil // may be indented with tabs, which YAML refuses
+	}
 	var out []json.RawMessage
 	for _, text := range splitDocuments(data) {
 		doc, err := yaml.YAMLToJSONStrict(text)

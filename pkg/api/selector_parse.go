@@ -129,6 +129,9 @@ func (p *parser) operand() (node, error) {
 	if err != nil || !negated {
 		return n, err
 	}
+	if twice, ok := n.(not); ok {
+		return twice.of, nil // !(!a)
+	}
 	return not{n}, nil
 }
 

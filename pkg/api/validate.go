@@ -67,16 +67,17 @@ type faults struct {
 	errs []error
 }
 
-// add notes a fault of the field at path, "spec.cidr".
+// add notes a fault of the field at path, "spec.cidr". value is nil if there is
+// none to show.
 func (f *faults) add(path string, value any, why string, args ...any) {
 	why = fmt.Sprintf(why, args...)
-	switch v := value.(type) {
-	case nil:
+	switch v := reflect.ValueOf(value); v.Kind() {
+	case reflect.Invalid:
 		f.errs = append(f.errs, fmt.Errorf("%s: %s: %s", f.key, path, why))
-	case string:
-		f.errs = append(f.errs, fmt.Errorf("%s: %s: %q: %s", f.key, path, v, why))
+	case reflect.String:
+		f.errs = append(f.errs, fmt.Errorf("%s: %s: %q: %s", f.key, path, v.String(), why))
 	default:
-		f.errs = append(f.errs, fmt.Errorf("%s: %s: %v: %s", f.key, path, v, why))
+		f.errs = append(f.errs, fmt.Errorf("%s: %s: %v: %s", f.key, path, value, why))
 	}
 }
 

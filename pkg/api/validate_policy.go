@@ -20,7 +20,7 @@ func (f *faults) tier(t *Tier) {
 		f.add("spec.order", deref(t.Spec.Order), "the order of this tier is %v", order)
 	}
 	if t.Name == DefaultTier && t.Spec.DefaultAction != nil && *t.Spec.DefaultAction != v3.Deny {
-		f.add("spec.defaultAction", string(*t.Spec.DefaultAction), "the default action of this tier is Deny")
+		f.add("spec.defaultAction", *t.Spec.DefaultAction, "the default action of this tier is Deny")
 	}
 }
 
@@ -35,13 +35,13 @@ func deref[T any](p *T) any {
 func (f *faults) policy(p *Policy) {
 	if p.StagedAction == v3.StagedActionDelete {
 		if len(p.Ingress)+len(p.Egress)+len(p.Types) > 0 || p.Selector != "" || p.Order != nil {
-			f.add("spec.stagedAction", string(p.StagedAction), "the policy to delete may have nothing but a tier")
+			f.add("spec.stagedAction", p.StagedAction, "the policy to delete may have nothing but a tier")
 		}
 		return
 	}
 	for i, t := range p.Types {
 		if slices.Contains(p.Types[:i], t) {
-			f.add("spec.types", string(t), "is there twice")
+			f.add("spec.types", t, "is there twice")
 		}
 	}
 	for _, s := range []struct{ path, selector string }{

@@ -40,10 +40,10 @@ func (f *faults) pool(s *v3.IPPoolSpec) {
 		case v3.IPPoolAllowedUseLoadBalancer:
 		case v3.IPPoolAllowedUseWorkload, v3.IPPoolAllowedUseTunnel:
 			if balancer {
-				f.add("spec.allowedUses", string(u), "not together with LoadBalancer")
+				f.add("spec.allowedUses", u, "not together with LoadBalancer")
 			}
 		default:
-			f.add("spec.allowedUses", string(u), "expected Workload, Tunnel or LoadBalancer")
+			f.add("spec.allowedUses", u, "expected Workload, Tunnel or LoadBalancer")
 		}
 	}
 	if balancer && s.DisableBGPExport {
@@ -58,10 +58,10 @@ func (f *faults) poolTunnels(s *v3.IPPoolSpec, p netip.Prefix) {
 	ipip := s.IPIPMode == v3.IPIPModeAlways || s.IPIPMode == v3.IPIPModeCrossSubnet
 	vxlan := s.VXLANMode == v3.VXLANModeAlways || s.VXLANMode == v3.VXLANModeCrossSubnet
 	if ipip && p.Addr().Is6() {
-		f.add("spec.ipipMode", string(s.IPIPMode), "IPIP carries IPv4 only")
+		f.add("spec.ipipMode", s.IPIPMode, "IPIP carries IPv4 only")
 	}
 	if ipip && vxlan {
-		f.add("spec.ipipMode", string(s.IPIPMode), "not together with vxlanMode %s", s.VXLANMode)
+		f.add("spec.ipipMode", s.IPIPMode, "not together with vxlanMode %s", s.VXLANMode)
 	}
 	if (ipip || vxlan) && slices.Contains(s.AllowedUses, v3.IPPoolAllowedUseLoadBalancer) {
 		f.add("spec.allowedUses", "LoadBalancer", "not together with ipipMode or vxlanMode")
