@@ -24,9 +24,10 @@ type block struct {
 	used      uint64
 }
 
-// alive says whether the block's sets are all still there.
-func (b *block) alive() bool {
-	return !slices.ContainsFunc(b.sets, func(s *peerSet) bool { return s.dead }) &&
+// alive says whether the block's number and its sets are all still there.
+func (b *block) alive(result uint64) bool {
+	return b.used+2 >= result &&
+		!slices.ContainsFunc(b.sets, func(s *peerSet) bool { return s.dead }) &&
 		!slices.ContainsFunc(b.ports, func(s *portSet) bool { return s.dead })
 }
 
@@ -51,7 +52,7 @@ func (c *Compiler) blockOf(old *block, object api.Key, namespace string, directi
 	if old != nil && old.used == c.result {
 		return old
 	}
-	if old != nil && !old.namesPort && old.alive() && sameText(old.cause, cause) {
+	if old != nil && !old.namesPort && old.alive(c.result) && sameText(old.cause, cause) {
 		c.touch(old)
 		return old
 	}

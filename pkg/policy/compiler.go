@@ -104,11 +104,13 @@ func (c *Compiler) begin(store *api.Store) {
 	c.tiers = c.policies.update(store, c.result)
 	for _, t := range c.tiers {
 		for _, p := range t.policies {
-			p.set = c.policySets.ofMatch(p.selects, c.result)
+			p.set = c.policySets.ofMatch(p.selects)
+			p.set.used = c.result
 		}
 	}
 	c.policySets.sweep(c.result)
-	c.ipv4 = c.sets.ofNets([]netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}, c.result)
+	c.ipv4 = c.sets.ofNets([]netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)})
+	c.ipv4.used = c.result
 }
 
 // end forgets what is not in the store any more.

@@ -69,10 +69,10 @@ func (c *Compiler) expand(clauses []clause, r *parsedRule) []clause {
 				k.out[source] = append(slices.Clip(k.out[source]), c.ipv4)
 			}
 			if !from.any {
-				k.ports[source].set = c.ports.of(false, r.protocol, from.ports, c.result)
+				k.ports[source].set = c.ports.of(false, r.protocol, from.ports)
 			}
 			if !r.anyProtocol {
-				k.ports[destination].set = c.ports.of(true, r.protocol, to.ports, c.result)
+				k.ports[destination].set = c.ports.of(true, r.protocol, to.ports)
 				k.ports[destination].not = r.exclude
 			}
 			clauses = append(clauses, k)
@@ -88,17 +88,17 @@ func (c *Compiler) cells(r *parsedRule, side int) []cell {
 	s := &r.sides[side]
 	var base cell
 	if len(s.nets) > 0 {
-		base.in = append(base.in, c.sets.ofNets(s.nets, c.result))
+		base.in = append(base.in, c.sets.ofNets(s.nets))
 	}
 	if len(s.notNets) > 0 {
-		base.out = append(base.out, c.sets.ofNets(s.notNets, c.result))
+		base.out = append(base.out, c.sets.ofNets(s.notNets))
 	}
 	if s.not != nil {
-		base.out = append(base.out, c.sets.ofMatch(s.not, c.result))
+		base.out = append(base.out, c.sets.ofMatch(s.not))
 	}
 	nets := slices.Clip(base.in)
 	if s.match != nil {
-		base.in = append(base.in, c.sets.ofMatch(s.match, c.result))
+		base.in = append(base.in, c.sets.ofMatch(s.match))
 	}
 	base.any = !s.asksPorts()
 	if len(s.names)+len(s.notNames) == 0 {
@@ -120,10 +120,10 @@ func (c *Compiler) cells(r *parsedRule, side int) []cell {
 			if !named.contains(number) {
 				continue
 			}
-			at.in = append(nets, c.sets.ofMatch(s.withPort(s.names, r.protocol, number), c.result))
+			at.in = append(nets, c.sets.ofMatch(s.withPort(s.names, r.protocol, number)))
 		}
 		if notNamed.contains(number) {
-			at.out = append(slices.Clip(at.out), c.sets.ofMatch(s.withPort(s.notNames, r.protocol, number), c.result))
+			at.out = append(slices.Clip(at.out), c.sets.ofMatch(s.withPort(s.notNames, r.protocol, number)))
 		}
 		cells = append(cells, at)
 	}

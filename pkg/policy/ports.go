@@ -130,7 +130,7 @@ func newPortSets() *portSets {
 	return &portSets{byKey: make(map[string]*portSet), next: 1}
 }
 
-func (p *portSets) of(destination bool, protocol uint8, s spans, result uint64) *portSet {
+func (p *portSets) of(destination bool, protocol uint8, s spans) *portSet {
 	key := []byte{protocol, 0}
 	if destination {
 		key[1] = 1
@@ -147,14 +147,13 @@ func (p *portSets) of(destination bool, protocol uint8, s spans, result uint64) 
 		p.byKey[set.key] = set
 		p.ordered = append(p.ordered, set)
 	}
-	set.used = result
 	return set
 }
 
 // sweep drops sets as [sets.sweep] does.
 func (p *portSets) sweep(result uint64) {
 	p.ordered = slices.DeleteFunc(p.ordered, func(set *portSet) bool {
-		if set.used+1 >= result {
+		if set.used != 0 && set.used+1 >= result {
 			return false
 		}
 		set.dead = true

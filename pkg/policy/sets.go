@@ -18,7 +18,7 @@ type peerSet struct {
 	key   string
 	nets  []netip.Prefix
 	match *match    // nil: nets
-	used  uint64    // the last result in which something asked for it
+	used  uint64    // the last result that used it; 0: none did
 	dead  bool      // dropped since; another one may have its key
 	mark  *identity // for whom is looking at identities one by one
 }
@@ -48,7 +48,7 @@ func newSets() *sets {
 }
 
 // ofMatch returns the set of what m selects.
-func (s *sets) ofMatch(m *match, result uint64) *peerSet {
+func (s *sets) ofMatch(m *match) *peerSet {
 	key := "m" + m.key()
 	set := s.byKey[key]
 	if set == nil {
@@ -56,12 +56,11 @@ func (s *sets) ofMatch(m *match, result uint64) *peerSet {
 		set.match = m
 		s.matches = append(s.matches, set)
 	}
-	set.used = result
 	return set
 }
 
 // ofNets returns the set of these networks.
-func (s *sets) ofNets(nets []netip.Prefix, result uint64) *peerSet {
+func (s *sets) ofNets(nets []netip.Prefix) *peerSet {
 	nets = canonicalNets(nets)
 	key := []byte("n")
 	for _, n := range nets {
@@ -74,7 +73,6 @@ func (s *sets) ofNets(nets []netip.Prefix, result uint64) *peerSet {
 		set.nets = nets
 		s.nets = append(s.nets, set)
 	}
-	set.used = result
 	return set
 }
 
@@ -85,12 +83,12 @@ func (s *sets) add(key string) *peerSet {
 	return set
 }
 
-// sweep drops the sets that neither this result nor the one before asked for: a
+// sweep drops the sets that neither this result nor the one before has used: a
 // set stays for one result longer than it is needed, because rulesets that are
 // about to be replaced still use it.
 func (s *sets) sweep(result uint64) {
 	drop := func(set *peerSet) bool {
-		if set.used+1 >= result {
+		if set.used != 0 && set.used+1 >= result {
 			return false
 		}
 		set.dead = true

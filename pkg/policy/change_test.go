@@ -1,0 +1,175 @@
+package policy_test
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/policy"
+	"calico-xdp/pkg/policy/policytest"
+)
+
+// mixed is the rules that a packet meets while the tables change from one result
+// to the next: the vectors are the new ones, each class is looked up in the old
+// or the new tables as the dice say.
+func mixed(rng *rand.Rand, old, fresh *policy.Tables, id policy.RulesetID, p policy.Packet) []policytest.Step {
+	either := func() *policy.Tables {
+		if rng.IntN(2) == 0 {
+			return old
+		}
+		return fresh
+	}
+	peers := map[netip.Prefix]policy.PeerClass{
+		netip.PrefixFrom(p.Source, p.Source.BitLen()):           either().PeerClass(p.Source),
+		netip.PrefixFrom(p.Destination, p.Destination.BitLen()): either().PeerClass(p.Destination),
+	}
+	return steps(&policy.Tables{
+		Peers: peers, SourcePorts: either().SourcePorts, DestinationPorts: either().DestinationPorts, Rulesets: fresh.Rulesets,
+	}, id, p)
+}
+
+func TestNoPacketSeesHalfAChange(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		store := policytest.Stores().Draw(t, "store")
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+		compiler := policy.NewCompiler(policytest.Node)
+		history := []*policy.Tables{compiler.Compile(store)}
+		for range rapid.IntRange(1, 6).Draw(t, "steps") {
+			rulesOnly := rapid.Bool().Draw(t, "rules only")
+			for _, c := range policytest.Changes().Draw(t, "changes") {
+				if !rulesOnly || c.Key.Kind == "GlobalNetworkPolicy" || c.Key.Kind == "NetworkPolicy" || c.Key.Kind == "Tier" {
+					store.Apply(c)
+				}
+			}
+			old, fresh := history[len(history)-1], compiler.Compile(store)
+			agree(t, store, fresh, rng.Uint64(), 3)
+			for key, rulesets := range old.Endpoints {
+				for range 5 {
+					for _, direction := range bothDirections {
+						p := policytest.RandomPacket(rng, direction, netip.Addr{})
+						id := rulesetIn(rulesets, direction)
+						before := steps(old, id, p)
+
+						// The old ruleset, the old classes, the new vectors.
+						tables := *old
+						tables.Rulesets = fresh.Rulesets
+						if now := steps(&tables, id, p); !slices.Equal(before, now) {
+							t.Fatalf("%s, %s of %+v: new vectors change the old ruleset %d from %v to %v", key, direction, p, id, before, now)
+						}
+						// The old ruleset while addresses and ports change their classes.
+						if rulesOnly {
+							if now := mixed(rng, old, fresh, id, p); !slices.Equal(before, now) {
+								t.Fatalf("%s, %s of %+v: new classes change the old ruleset %d from %v to %v", key, direction, p, id, before, now)
+							}
+						}
+						// The same ruleset after the change.
+						after := steps(fresh, id, p)
+						affected := fresh.Rulesets[id].Affected
+						if !slices.Equal(before, after) &&
+							!affected(old.PeerClass(p.Source), fresh.PeerClass(p.Source)) &&
+							!affected(old.PeerClass(p.Destination), fresh.PeerClass(p.Destination)) {
+							t.Fatalf("%s, %s of %+v: ruleset %d says %v, then %v, and is not affected", key, direction, p, id, before, after)
+						}
+					}
+				}
+			}
+			history = append(history, fresh)
+			numbersKeepTheirMeaning(t, history)
+		}
+		settles(t, compiler, store)
+	})
+}
+
+// numbersKeepTheirMeaning checks what the last result says about the numbers
+// that were in use in the two before it.
+func numbersKeepTheirMeaning(t *rapid.T, history []*policy.Tables) {
+	t.Helper()
+	last := history[len(history)-1]
+	for _, old := range history[max(0, len(history)-3) : len(history)-1] {
+		for _, rulesets := range old.Endpoints {
+			for _, id := range []policy.RulesetID{rulesets.Egress, rulesets.Ingress} {
+				was, is := old.Rulesets[id], last.Rulesets[id]
+				if is == nil {
+					continue
+				}
+				if !slices.Equal(was.Rules, is.Rules) {
+					t.Fatalf("ruleset %d: %v became %v", id, was.Rules, is.Rules)
+				}
+				for prefix, class := range old.Peers {
+					if was.Sources[class] != is.Sources[class] || was.Destinations[class] != is.Destinations[class] {
+						t.Fatalf("class %d of %s means something else", class, prefix)
+					}
+				}
+				for _, r := range old.SourcePorts {
+					if was.SourcePorts[r.Class] != is.SourcePorts[r.Class] {
+						t.Fatalf("class %d of source port %+v means something else", r.Class, r)
+					}
+				}
+				for _, r := range old.DestinationPorts {
+					if was.DestinationPorts[r.Class] != is.DestinationPorts[r.Class] {
+						t.Fatalf("class %d of destination port %+v means something else", r.Class, r)
+					}
+				}
+			}
+		}
+	}
+}
+
+// settles compiles until retired numbers are gone: from then on nothing changes,
+// and there is nothing left that a new compiler would not make.
+func settles(t interface {
+	Helper()
+	Fatalf(string, ...any)
+}, compiler *policy.Compiler, store *api.Store) *policy.Tables {
+	t.Helper()
+	var last, tables *policy.Tables
+	for range 5 {
+		last, tables = tables, compiler.Compile(store)
+	}
+	if !same(last, tables) {
+		t.Fatalf("the same store again gives\n%+v\nafter\n%+v", tables, last)
+	}
+	fresh := policy.NewCompiler(policytest.Node).Compile(store)
+	if len(fresh.Rulesets) != len(tables.Rulesets) || len(fresh.Peers) != len(tables.Peers) ||
+		len(fresh.SourcePorts) != len(tables.SourcePorts) || len(fresh.DestinationPorts) != len(tables.DestinationPorts) {
+		t.Fatalf("after changes\n%+v\nafresh\n%+v", tables, fresh)
+	}
+	return tables
+}
+
+func same(a, b *policy.Tables) bool {
+	problems := func(t *policy.Tables) (out []string) {
+		for _, p := range t.Problems {
+			out = append(out, p.Object.String()+": "+p.Err.Error())
+		}
+		return out
+	}
+	return reflect.DeepEqual(a.Peers, b.Peers) && a.PeerClasses == b.PeerClasses && a.PortClasses == b.PortClasses &&
+		slices.Equal(a.SourcePorts, b.SourcePorts) && slices.Equal(a.DestinationPorts, b.DestinationPorts) &&
+		reflect.DeepEqual(a.Endpoints, b.Endpoints) && slices.Equal(problems(a), problems(b)) &&
+		reflect.DeepEqual(keys(a.Rulesets), keys(b.Rulesets)) && sameRulesets(a, b)
+}
+
+func keys[K comparable, V any](m map[K]V) map[K]bool {
+	out := make(map[K]bool)
+	for k := range m {
+		out[k] = true
+	}
+	return out
+}
+
+func sameRulesets(a, b *policy.Tables) bool {
+	for id, r := range a.Rulesets {
+		s := b.Rulesets[id]
+		if !slices.Equal(r.Rules, s.Rules) || !slices.Equal(r.Sources, s.Sources) || !slices.Equal(r.Destinations, s.Destinations) ||
+			!slices.Equal(r.SourcePorts, s.SourcePorts) || !slices.Equal(r.DestinationPorts, s.DestinationPorts) {
+			return false
+		}
+	}
+	return true
+}
