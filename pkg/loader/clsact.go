@@ -3,6 +3,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -45,6 +46,27 @@ func clsactFilter(a Attachment, fd int) *netlink.BpfFilter {
 	}
 }
 
+// ourFilters are our filters on an interface, by program.
+func ourFilters(dev netlink.Link) (map[Program]netlink.Filter, error) {
+	out := make(map[Program]netlink.Filter)
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		filters, err := netlink.FilterList(dev, parent)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
+			continue // no clsact qdisc
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range filters {
+			if bf, ok := f.(*netlink.BpfFilter); ok && bf.Handle == clsactHandle && bf.Priority == clsactPriority {
+				name, _, _ := strings.Cut(bf.Name, ":")
+				out[Program(name)] = f
+			}
+		}
+	}
+	return out, nil
+}
+
 func detachClsact(a Attachment) error {
 	if a.Program == XDPNetwork {
 		return nil
@@ -56,18 +78,32 @@ func detachClsact(a Attachment) error {
 	if err != nil {
 		return err
 	}
-	filters, err := netlink.FilterList(dev, clsactParent(a.Program))
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		return nil // no clsact qdisc
-	}
-	if err != nil {
+	filters, err := ourFilters(dev)
+	if err != nil || filters[a.Program] == nil {
 		return err
 	}
-	for _, f := range filters {
-		bf, ok := f.(*netlink.BpfFilter)
-		if ok && bf.Handle == clsactHandle && bf.Priority == clsactPriority {
-			return netlink.FilterDel(f)
+	return netlink.FilterDel(filters[a.Program])
+}
+
+// DetachClsact removes our filters from every interface of this network namespace
+// and says which.
+func DetachClsact() ([]Attachment, error) {
+	devs, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("interfaces: %w", err)
+	}
+	var out []Attachment
+	var errs []error
+	for _, dev := range devs {
+		filters, err := ourFilters(dev)
+		errs = append(errs, err)
+		for program, f := range filters {
+			if err := netlink.FilterDel(f); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			out = append(out, Attachment{program, dev.Attrs().Index})
 		}
 	}
-	return nil
+	return out, errors.Join(errs...)
 }

@@ -106,3 +106,6 @@ func (p *PortClasses) Put(index int, c PortClass) error {
 	}
 	return nil
 }
+
+// PortIndexes is the number of port classes in the table.
+const PortIndexes = len(portProtocols)<<16 + 256

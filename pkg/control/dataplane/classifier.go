@@ -1,0 +1,479 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/gaissmai/bart"
+
+	kernel "calico-xdp/pkg/maps"
+	"calico-xdp/pkg/policy"
+)
+
+// classifier keeps the tables that policy.h reads: rulesets, peer classes, port
+// classes. It writes in an order in which every packet sees one whole policy:
+//
+//  1. new rulesets, whole, with rows for all classes
+//  2. rows of new classes in the rulesets that stay or are about to be left
+//  3. ports and addresses get their new classes
+//  4. (the caller) endpoints switch to the new rulesets, with a new generation
+//
+// Between 3 and 4 an address may have a class that a ruleset about to be left was
+// not compiled for; step 2 gave that class the row of the address's former one.
+type classifier struct {
+	kernel *kernel.Maps
+	log    *slog.Logger
+
+	extents *extents
+	live    map[policy.RulesetID]*ruleset // what the last tables hold
+	leaving []*ruleset                    // what endpoints may still refer to
+
+	peers, sources, destinations *numbers
+	addresses                    map[netip.Prefix]uint32 // the kernel's classes
+	carriers                     map[uint32]int          // how many addresses carry a class
+	ports                        []kernel.PortClass      // by kernel.PortIndex
+
+	// The last tables' view of the addresses; nil in the first round.
+	before     map[netip.Prefix]policy.PeerClass
+	beforeNets *bart.Table[policy.PeerClass]
+}
+
+// ruleset is one ruleset in the kernel.
+type ruleset struct {
+	extent
+	words        []uint64
+	rules        int
+	peers, ports int // capacities in classes
+}
+
+func newClassifier(k *kernel.Maps, log *slog.Logger) *classifier {
+	return &classifier{
+		kernel: k, log: log,
+		extents:      newExtents(k.Words.Len()),
+		live:         make(map[policy.RulesetID]*ruleset),
+		peers:        newNumbers(),
+		sources:      newNumbers(),
+		destinations: newNumbers(),
+	}
+}
+
+// load reads back what the kernel has. used are the rulesets that endpoints
+// refer to; what they hold is kept as it is until they are left.
+func (c *classifier) load(used []uint32) error {
+	hosts, err := c.kernel.HostClasses.Load()
+	if err != nil {
+		return err
+	}
+	nets, err := c.kernel.NetClasses.Load()
+	if err != nil {
+		return err
+	}
+	c.addresses, c.carriers = make(map[netip.Prefix]uint32, len(hosts)+len(nets)), make(map[uint32]int)
+	for a, k := range hosts {
+		c.addresses[netip.PrefixFrom(a.Addr(), a.Addr().BitLen())] = k
+	}
+	for p, k := range nets {
+		c.addresses[p.Prefix()] = k
+	}
+	for _, k := range c.addresses {
+		c.carriers[k]++
+		c.peers.reserve(k)
+	}
+	if c.ports, err = c.kernel.Ports.Load(); err != nil {
+		return err
+	}
+	for _, p := range c.ports {
+		c.sources.reserve(uint32(p.Source))
+		c.destinations.reserve(uint32(p.Destination))
+	}
+	if len(c.live) > 0 || len(c.leaving) > 0 {
+		return nil // a later reading: our own rulesets are known
+	}
+	slices.Sort(used)
+	for _, base := range slices.Compact(used) {
+		header, err := c.kernel.Words.Read(int(base), 1)
+		if err != nil {
+			return err
+		}
+		r := headerRuleset(int(base), header[0])
+		if !c.extents.claim(r.extent) {
+			continue // not a ruleset: its endpoints drop, and are written anew
+		}
+		if r.words, err = c.kernel.Words.Read(r.base, r.size); err != nil {
+			return err
+		}
+		c.leaving = append(c.leaving, r)
+	}
+	return nil
+}
+
+// The layout of a ruleset, see policy.h.
+
+func header(rules, peers, ports int) uint64 {
+	return uint64(rules) | uint64(peers)<<16 | uint64(ports)<<40
+}
+
+func headerRuleset(base int, h uint64) *ruleset {
+	r := &ruleset{rules: int(h & 0xffff), peers: int(h >> 16 & 0xffffff), ports: int(h >> 40)}
+	r.extent = extent{base, 1 + r.rules + 2*r.peers + 2*r.ports}
+	return r
+}
+
+func (r *ruleset) sourceRow(k uint32) int      { return 1 + r.rules + int(k) }
+func (r *ruleset) destinationRow(k uint32) int { return r.sourceRow(k) + r.peers }
+func (r *ruleset) sourcePortRow(k uint32) int  { return 1 + r.rules + 2*r.peers + int(k) }
+func (r *ruleset) destinationPortRow(k uint32) int {
+	return r.sourcePortRow(k) + r.ports
+}
+
+// capacity leaves room for the classes to come, so that a ruleset rarely moves.
+func capacity(n uint32) int {
+	c := 16
+	for c < int(n)+int(n)/4 {
+		c *= 2
+	}
+	return c
+}
+
+var actions = map[policy.Action]kernel.RuleAction{
+	policy.Deny: kernel.RuleDeny, policy.Allow: kernel.RuleAllow, policy.Pass: kernel.RulePass, policy.Log: kernel.RuleLog,
+}
+
+// encode fills r.words from a compiled ruleset: rules, and the rows of the classes
+// in use. Rows of other classes stay as they are.
+func (c *classifier) encode(r *ruleset, from *policy.Ruleset) {
+	r.words[0] = header(r.rules, r.peers, r.ports)
+	for i, rule := range from.Rules {
+		r.words[1+i] = uint64(actions[rule.Action]) | uint64(rule.Next)<<8
+	}
+	for class, k := range c.peers.kernel {
+		r.words[r.sourceRow(k)] = from.Sources[class]
+		r.words[r.destinationRow(k)] = from.Destinations[class]
+	}
+	for class, k := range c.sources.kernel {
+		r.words[r.sourcePortRow(k)] = from.SourcePorts[class]
+	}
+	for class, k := range c.destinations.kernel {
+		r.words[r.destinationPortRow(k)] = from.DestinationPorts[class]
+	}
+}
+
+// ensure brings the tables into the kernel, up to the switch of the endpoints. It
+// returns where each ruleset is, and which rulesets judge some address otherwise
+// than before although they are the same.
+func (c *classifier) ensure(t *policy.Tables, now time.Time) (bases map[policy.RulesetID]uint32, touched map[policy.RulesetID]bool, err error) {
+	c.extents.reap(now)
+	ports := portTable(t)
+	c.number(t, ports)
+
+	var errs []error
+	bases = make(map[policy.RulesetID]uint32, len(t.Rulesets))
+	for id, from := range t.Rulesets {
+		if err := c.place(id, from); err != nil {
+			errs = append(errs, fmt.Errorf("ruleset %d: %w", id, err))
+			continue
+		}
+		bases[id] = uint32(c.live[id].base)
+	}
+	for id, r := range c.live {
+		if t.Rulesets[id] == nil {
+			c.leaving = append(c.leaving, r)
+			delete(c.live, id)
+		}
+	}
+	errs = append(errs, c.bridge(t, ports), c.writePorts(ports))
+	touched, err = c.writeAddresses(t)
+	return bases, touched, errors.Join(append(errs, err)...)
+}
+
+// number gives every class in use its number in the kernel.
+func (c *classifier) number(t *policy.Tables, ports []kernel.PortClass) {
+	inUse, sources, destinations := map[uint32]bool{0: true}, map[uint32]bool{0: true}, map[uint32]bool{0: true}
+	for _, class := range t.Peers {
+		inUse[uint32(class)] = true
+	}
+	for _, r := range t.SourcePorts {
+		sources[uint32(r.Class)] = true
+	}
+	for _, r := range t.DestinationPorts {
+		destinations[uint32(r.Class)] = true
+	}
+	if c.before == nil { // after a restart
+		pairs := make(map[[2]uint32]bool)
+		for p, class := range t.Peers {
+			if k, ok := c.addresses[p]; ok {
+				pairs[[2]uint32{uint32(class), k}] = true
+			}
+		}
+		c.peers.adopt(pairs)
+		sourcePairs, destinationPairs := make(map[[2]uint32]bool), make(map[[2]uint32]bool)
+		for i, p := range ports {
+			sourcePairs[[2]uint32{uint32(p.Source), uint32(c.ports[i].Source)}] = true
+			destinationPairs[[2]uint32{uint32(p.Destination), uint32(c.ports[i].Destination)}] = true
+		}
+		c.sources.adopt(sourcePairs)
+		c.destinations.adopt(destinationPairs)
+	}
+	c.peers.assign(inUse, func(k uint32) bool { return c.carriers[k] > 0 })
+	carried := func(dimension func(kernel.PortClass) uint16) func(uint32) bool {
+		there := make(map[uint32]bool)
+		for _, p := range c.ports {
+			there[uint32(dimension(p))] = true
+		}
+		return func(k uint32) bool { return there[k] }
+	}
+	c.sources.assign(sources, carried(func(p kernel.PortClass) uint16 { return p.Source }))
+	c.destinations.assign(destinations, carried(func(p kernel.PortClass) uint16 { return p.Destination }))
+}
+
+// place makes sure that a ruleset is in the kernel with rows for all classes: where
+// it is, where a former process put it, or at a new place.
+func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset) error {
+	portTop := max(c.sources.top, c.destinations.top)
+	fits := func(r *ruleset) bool { return uint32(r.peers) >= c.peers.top && uint32(r.ports) >= portTop }
+
+	if r := c.live[id]; r != nil && fits(r) {
+		was := slices.Clone(r.words)
+		c.encode(r, from)
+		return c.writeRows(r, was)
+	}
+	if c.before == nil {
+		for i, r := range c.leaving {
+			if r.rules != len(from.Rules) || !fits(r) {
+				continue
+			}
+			same := &ruleset{extent: r.extent, words: slices.Clone(r.words), rules: r.rules, peers: r.peers, ports: r.ports}
+			if c.encode(same, from); slices.Equal(same.words, r.words) {
+				c.live[id] = r
+				c.leaving = slices.Delete(c.leaving, i, i+1)
+				return nil
+			}
+		}
+	}
+	r := &ruleset{rules: len(from.Rules), peers: capacity(c.peers.top), ports: capacity(portTop)}
+	var err error
+	if r.extent, err = c.extents.take(1 + r.rules + 2*r.peers + 2*r.ports); err != nil {
+		return err
+	}
+	r.words = make([]uint64, r.size)
+	c.encode(r, from)
+	if err := c.kernel.Words.Write(r.base, r.words); err != nil {
+		c.extents.release(r.extent)
+		return err
+	}
+	if old := c.live[id]; old != nil {
+		c.leaving = append(c.leaving, old)
+	}
+	c.live[id] = r
+	return nil
+}
+
+// writeRows writes the words of r that differ from was.
+func (c *classifier) writeRows(r *ruleset, was []uint64) error {
+	for i, w := range r.words {
+		if w != was[i] {
+			if err := c.kernel.Words.Write(r.base+i, r.words[i:i+1]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// bridge gives the rulesets that are about to be left rows for the classes that
+// addresses and ports get now: those of the classes they have.
+func (c *classifier) bridge(t *policy.Tables, ports []kernel.PortClass) error {
+	if len(c.leaving) == 0 {
+		return nil
+	}
+	was := make([][]uint64, len(c.leaving))
+	for i, r := range c.leaving {
+		was[i] = slices.Clone(r.words)
+	}
+	copyRow := func(r *ruleset, row func(uint32) int, limit int, from, to uint32) {
+		if int(from) < limit && int(to) < limit && r.words[row(to)] == 0 {
+			r.words[row(to)] = r.words[row(from)]
+		}
+	}
+	for p, class := range t.Peers {
+		from, to := c.addresses[p], c.peers.kernel[uint32(class)]
+		if from == to {
+			continue
+		}
+		for _, r := range c.leaving {
+			copyRow(r, r.sourceRow, r.peers, from, to)
+			copyRow(r, r.destinationRow, r.peers, from, to)
+		}
+	}
+	for i, p := range ports {
+		have := c.ports[i]
+		source, destination := c.sources.kernel[uint32(p.Source)], c.destinations.kernel[uint32(p.Destination)]
+		if source == uint32(have.Source) && destination == uint32(have.Destination) {
+			continue
+		}
+		for _, r := range c.leaving {
+			copyRow(r, r.sourcePortRow, r.ports, uint32(have.Source), source)
+			copyRow(r, r.destinationPortRow, r.ports, uint32(have.Destination), destination)
+		}
+	}
+	var errs []error
+	for i, r := range c.leaving {
+		errs = append(errs, c.writeRows(r, was[i]))
+	}
+	return errors.Join(errs...)
+}
+
+// left is called when every endpoint has switched: what they have left is freed
+// after the grace period.
+func (c *classifier) left(now time.Time) {
+	for _, r := range c.leaving {
+		c.extents.retire(r.extent, now)
+	}
+	c.leaving = nil
+}
+
+// portTable lays the port ranges out by index, in the compiler's numbers.
+func portTable(t *policy.Tables) []kernel.PortClass {
+	ports := make([]kernel.PortClass, kernel.PortIndexes)
+	for _, r := range t.DestinationPorts {
+		for port := int(r.From); port <= int(r.To); port++ {
+			ports[kernel.PortIndex(r.Protocol, uint16(port))].Destination = uint16(r.Class)
+		}
+	}
+	for _, r := range t.SourcePorts {
+		for port := int(r.From); port <= int(r.To); port++ {
+			ports[kernel.PortIndex(r.Protocol, uint16(port))].Source = uint16(r.Class)
+		}
+	}
+	return ports
+}
+
+func (c *classifier) writePorts(ports []kernel.PortClass) error {
+	for i, p := range ports {
+		want := kernel.PortClass{
+			Source:      uint16(c.sources.kernel[uint32(p.Source)]),
+			Destination: uint16(c.destinations.kernel[uint32(p.Destination)]),
+		}
+		if c.ports[i] == want {
+			continue
+		}
+		if err := c.kernel.Ports.Put(i, want); err != nil {
+			return err
+		}
+		c.ports[i] = want
+	}
+	return nil
+}
+
+// writeAddresses gives every address its class. It returns the rulesets that judge
+// some address otherwise than before.
+func (c *classifier) writeAddresses(t *policy.Tables) (map[policy.RulesetID]bool, error) {
+	touched := make(map[policy.RulesetID]bool)
+	moves := make(map[[2]policy.PeerClass]bool)
+	var errs []error
+	after := c.beforeNets
+	if c.before == nil || !maps.Equal(c.before, t.Peers) {
+		after = new(bart.Table[policy.PeerClass])
+		for p, class := range t.Peers {
+			if !p.IsSingleIP() {
+				after.Insert(p, class)
+			}
+		}
+		for p, class := range t.Peers {
+			if was, known := c.classBefore(p); known && was != class {
+				moves[[2]policy.PeerClass{was, class}] = true
+			}
+		}
+		for p, was := range c.before {
+			if _, stays := t.Peers[p]; !stays {
+				class, _ := after.LookupPrefix(p)
+				moves[[2]policy.PeerClass{was, class}] = true
+			}
+		}
+	}
+	restarted := false
+	for p, class := range t.Peers {
+		k := c.peers.kernel[uint32(class)]
+		if have, ok := c.addresses[p]; ok && have == k {
+			continue
+		}
+		restarted = restarted || c.before == nil
+		if err := c.putAddress(p, k); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for p := range c.addresses {
+		if _, stays := t.Peers[p]; !stays {
+			restarted = restarted || c.before == nil
+			if err := c.deleteAddress(p); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	for id, r := range t.Rulesets {
+		for m := range moves {
+			if m[0] != m[1] && r.Affected(m[0], m[1]) {
+				touched[id] = true
+				break
+			}
+		}
+		if restarted {
+			touched[id] = true
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return touched, err // before stays: what is affected is so next time too
+	}
+	c.before, c.beforeNets = t.Peers, after
+	return touched, nil
+}
+
+// classBefore is the class that an address had in the last tables.
+func (c *classifier) classBefore(p netip.Prefix) (class policy.PeerClass, known bool) {
+	if c.before == nil {
+		return 0, false
+	}
+	if class, ok := c.before[p]; ok {
+		return class, true
+	}
+	class, _ = c.beforeNets.LookupPrefix(p)
+	return class, true
+}
+
+func (c *classifier) putAddress(p netip.Prefix, k uint32) error {
+	var err error
+	if p.IsSingleIP() {
+		err = c.kernel.HostClasses.Put(kernel.NewAddress(p.Addr()), k)
+	} else {
+		err = c.kernel.NetClasses.Put(kernel.NewPrefix(p), k)
+	}
+	if err != nil {
+		return fmt.Errorf("class of %s: %w", p, err)
+	}
+	if have, ok := c.addresses[p]; ok {
+		c.carriers[have]--
+	}
+	c.addresses[p] = k
+	c.carriers[k]++
+	return nil
+}
+
+func (c *classifier) deleteAddress(p netip.Prefix) error {
+	var err error
+	if p.IsSingleIP() {
+		err = c.kernel.HostClasses.Delete(kernel.NewAddress(p.Addr()))
+	} else {
+		err = c.kernel.NetClasses.Delete(kernel.NewPrefix(p))
+	}
+	if err != nil {
+		return fmt.Errorf("class of %s: %w", p, err)
+	}
+	c.carriers[c.addresses[p]]--
+	delete(c.addresses, p)
+	return nil
+}

@@ -1,0 +1,238 @@
+// Package dataplane is the sink that makes BPF what the state says: the kernel's
+// tables, and the programs on their hooks.
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"calico-xdp/pkg/control/desired"
+	"calico-xdp/pkg/control/reconcile"
+	"calico-xdp/pkg/loader"
+	kernel "calico-xdp/pkg/maps"
+)
+
+// layout is the version of the tables' layout: a directory, so that two versions
+// can stand side by side while one takes over from the other.
+const layout = "v1"
+
+// Options say where and how.
+type Options struct {
+	PinDir string // a directory on a bpffs; what is pinned there outlives the process
+	Clsact bool   // attach through clsact even where the kernel has tcx
+	XDP    bool   // attach xdp_network to the uplinks
+}
+
+// Dataplane is the sink. Ensure, Prune and Resync are the control loop's; the rest
+// is safe for concurrent use.
+type Dataplane struct {
+	options  Options
+	log      *slog.Logger
+	kernel   *kernel.Maps
+	programs *loader.Programs
+	links    loader.Links
+
+	classifier *classifier
+	endpoints  *endpoints
+	workloads  *reconcile.Tracked[kernel.Address, uint32]
+	routes     *reconcile.Tracked[kernel.Prefix, kernel.Route]
+	peers      *reconcile.Tracked[kernel.Address, kernel.Peer]
+	settings   *reconcile.Tracked[uint32, kernel.Settings]
+	writes     int // to workloads, routes, peers and settings, ever
+	attached   map[loader.Attachment]bool
+	uplinks    map[int]desired.Link // of the last round
+	loaded     bool
+
+	stop  context.CancelFunc
+	done  sync.WaitGroup
+	sweep sweeper
+}
+
+// New opens the tables, those of a former process if there are any, and loads the
+// programs. What a former process has attached goes on as it is until Ensure.
+func New(o Options, log *slog.Logger) (*Dataplane, error) {
+	d := &Dataplane{options: o, log: log, attached: make(map[loader.Attachment]bool)}
+	d.links = loader.Links{Dir: filepath.Join(o.PinDir, layout, "links"), Clsact: o.Clsact}
+	var err error
+	if d.kernel, err = kernel.Open(filepath.Join(o.PinDir, layout, "maps")); err != nil {
+		return nil, err
+	}
+	if d.programs, err = loader.Load(d.kernel.Handles(), d.links); err != nil {
+		return nil, errors.Join(err, d.kernel.Close())
+	}
+	d.classifier = newClassifier(d.kernel, log)
+	d.endpoints = newEndpoints(d.kernel.Endpoints)
+	d.workloads = track(d, "workloads", d.kernel.Workloads)
+	d.routes = track(d, "routes", d.kernel.Routes)
+	d.peers = track(d, "peers", d.kernel.Peers)
+	d.settings = track(d, "settings", d.kernel.Settings)
+	ctx, stop := context.WithCancel(context.Background())
+	d.stop = stop
+	d.done.Go(func() { d.sweep.run(ctx, d.programs, log) })
+	return d, nil
+}
+
+// Close lets go of the kernel's objects; traffic goes on without us.
+func (d *Dataplane) Close() error {
+	d.stop()
+	d.done.Wait()
+	return errors.Join(d.programs.Close(), d.kernel.Close())
+}
+
+// Maps are the open tables, for whoever reads them.
+func (d *Dataplane) Maps() *kernel.Maps { return d.kernel }
+
+// counted counts the writes to a table.
+type counted[K, V comparable] struct {
+	kernel.Table[K, V]
+	writes *int
+}
+
+func (c counted[K, V]) Put(k K, v V) error {
+	*c.writes++
+	return c.Table.Put(k, v)
+}
+
+func (c counted[K, V]) Delete(k K) error {
+	*c.writes++
+	return c.Table.Delete(k)
+}
+
+func track[K, V comparable](d *Dataplane, name string, t kernel.Table[K, V]) *reconcile.Tracked[K, V] {
+	return reconcile.TrackWith(counted[K, V]{t, &d.writes}, reconcile.Options[V]{
+		Name: name, Logger: d.log, Equal: func(a, b V) bool { return a == b },
+	})
+}
+
+// Resync makes the next round read the kernel back.
+func (d *Dataplane) Resync() {
+	d.loaded = false
+	d.workloads.Resync()
+	d.routes.Resync()
+	d.peers.Resync()
+	d.settings.Resync()
+	clear(d.attached)
+}
+
+// load reads the kernel back.
+func (d *Dataplane) load() error {
+	if d.loaded {
+		return nil
+	}
+	used, err := d.endpoints.load()
+	if err != nil {
+		return err
+	}
+	if err := d.classifier.load(used); err != nil {
+		return err
+	}
+	d.loaded = true
+	return nil
+}
+
+// Ensure adds and changes. One endpoint or address that fails does not stop the
+// others; what fails stays closed.
+func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
+	w := &want.Dataplane
+	if err := d.load(); err != nil {
+		return err
+	}
+	now, writes := time.Now(), d.writes
+	var errs []error
+	note := func(what string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	note("settings", d.settings.Ensure(settingsOf(w)))
+	note("peers", d.peers.Ensure(peersOf(w)))
+	note("routes", d.routes.Ensure(routesOf(w)))
+	// An interface is closed before it has a policy: nothing gets through a
+	// program that does not know the source.
+	attachErr := d.attach(w)
+	note("attach", attachErr)
+
+	bases, touched, err := d.classifier.ensure(w.Policy, now)
+	note("policy", err)
+	note("endpoints", d.endpoints.ensure(w, bases, touched))
+	if err == nil {
+		d.classifier.left(now)
+	}
+	slots := d.endpoints.addresses(w)
+	note("workloads", d.workloads.Ensure(slots))
+	if writes != d.writes || d.uplinksChanged(w) {
+		note("endpoints", d.endpoints.bump(0))
+	}
+	note("endpoints", d.endpoints.moved(slots, false))
+	return errors.Join(errs...)
+}
+
+// uplinksChanged says whether another uplink may be the way to a node now.
+func (d *Dataplane) uplinksChanged(w *desired.Dataplane) bool {
+	same := len(d.uplinks) == len(w.Uplinks)
+	for i, l := range w.Uplinks {
+		was, ok := d.uplinks[i]
+		same = same && ok && was.Up == l.Up && was.MTU == l.MTU && equalPrefixes(was.Addresses, l.Addresses)
+	}
+	d.uplinks = w.Uplinks
+	return !same
+}
+
+// Prune removes what is not wanted, last what other things refer to.
+func (d *Dataplane) Prune(_ context.Context, want *desired.State) error {
+	w, writes := &want.Dataplane, d.writes
+	slots := d.endpoints.addresses(w)
+	var errs []error
+	errs = append(errs,
+		d.workloads.Prune(slots),
+		d.endpoints.moved(slots, true),
+		d.endpoints.prune(w),
+		d.routes.Prune(routesOf(w)),
+		d.peers.Prune(peersOf(w)),
+	)
+	if writes != d.writes {
+		errs = append(errs, d.endpoints.bump(0))
+	}
+	return errors.Join(append(errs, d.detach(w))...)
+}
+
+// Detach removes every trace that a dataplane with this pin directory has left:
+// programs from their hooks, links, tables. It says what it removed.
+func Detach(pinDir string) ([]string, error) {
+	links := loader.Links{Dir: filepath.Join(pinDir, layout, "links")}
+	list, err := links.List()
+	if err != nil {
+		return nil, err
+	}
+	var removed []string
+	var errs []error
+	for a := range list {
+		if err := links.Detach(a); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removed = append(removed, fmt.Sprintf("program %s from interface %d", a.Program, a.Ifindex))
+	}
+	clsact, err := loader.DetachClsact()
+	errs = append(errs, err)
+	for _, a := range clsact {
+		removed = append(removed, fmt.Sprintf("filter %s from interface %d", a.Program, a.Ifindex))
+	}
+	maps := filepath.Join(pinDir, layout, "maps")
+	if _, err := os.Stat(maps); err == nil {
+		errs = append(errs, kernel.Unpin(maps))
+		removed = append(removed, "tables "+maps)
+	}
+	for _, dir := range []string{maps, links.Dir, filepath.Join(pinDir, layout), pinDir} {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return removed, errors.Join(errs...)
+}

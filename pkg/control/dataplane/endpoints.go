@@ -1,0 +1,200 @@
+package dataplane
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/control/desired"
+	kernel "calico-xdp/pkg/maps"
+	"calico-xdp/pkg/policy"
+)
+
+// endpoints keeps the table of local endpoints. A slot's generation only ever
+// grows, also when the slot changes hands: it is what tells flows that they have to
+// be judged again.
+type endpoints struct {
+	table   kernel.Table[uint32, kernel.Endpoint]
+	records map[uint32]kernel.Endpoint
+	slots   map[api.Key]uint32
+	rules   map[uint32]policy.Rulesets // what a slot was judged by; absent after a restart
+	homes   map[kernel.Address]uint32  // slot of each address, of the last round
+}
+
+func newEndpoints(t kernel.Table[uint32, kernel.Endpoint]) *endpoints {
+	return &endpoints{table: t, slots: make(map[api.Key]uint32), rules: make(map[uint32]policy.Rulesets)}
+}
+
+// load reads the table back and returns the rulesets that it refers to.
+func (e *endpoints) load() (used []uint32, err error) {
+	if e.records, err = e.table.Load(); err != nil {
+		return nil, err
+	}
+	for _, r := range e.records {
+		for _, base := range []uint32{r.Egress, r.Ingress} {
+			if base != 0 {
+				used = append(used, base)
+			}
+		}
+	}
+	return used, nil
+}
+
+// slot finds the slot of an endpoint: its own, that which a former process gave
+// its interface, or a free one.
+func (e *endpoints) slot(want desired.Endpoint) (uint32, error) {
+	if s, ok := e.slots[want.Key]; ok {
+		return s, nil
+	}
+	owned := make(map[uint32]bool, len(e.slots))
+	for _, s := range e.slots {
+		owned[s] = true
+	}
+	for s, r := range e.records {
+		if s != 0 && !owned[s] && r.Ifindex == uint32(want.Ifindex) {
+			return s, nil
+		}
+	}
+	for s := uint32(1); int(s) < e.table.Capacity(); s++ {
+		if !owned[s] && e.records[s].Ifindex == 0 {
+			return s, nil
+		}
+	}
+	return 0, fmt.Errorf("all %d slots are taken", e.table.Capacity()-1)
+}
+
+// ensure writes each endpoint's record: one write switches both policies. A record
+// that judges otherwise than before gets a new generation.
+func (e *endpoints) ensure(w *desired.Dataplane, bases map[policy.RulesetID]uint32, touched map[policy.RulesetID]bool) error {
+	var errs []error
+	byKey := func(a, b desired.Endpoint) int { return compareKeys(a.Key, b.Key) }
+	for _, want := range slices.SortedFunc(maps.Values(w.Endpoints), byKey) {
+		if len(want.Addresses) == 0 {
+			continue // closed: nothing it sends has a known source
+		}
+		s, err := e.slot(want)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", want.Key, err))
+			continue
+		}
+		// A ruleset that is not in the kernel is 0, which drops.
+		rules := w.Policy.Endpoints[want.Key]
+		record := kernel.Endpoint{
+			Egress: bases[rules.Egress], Ingress: bases[rules.Ingress],
+			Ifindex: uint32(want.Ifindex), Mac: want.MAC, HostMac: want.HostMAC,
+		}
+		if want.Veth {
+			record.Flags |= kernel.EndpointVeth
+		}
+		if want.MAC != (desired.MAC{}) {
+			record.Flags |= kernel.EndpointMAC
+		}
+		was, known := e.records[s], false
+		record.Generation = was.Generation
+		if e.slots[want.Key] == s {
+			_, known = e.rules[s]
+		}
+		switch {
+		case touched[rules.Egress] || touched[rules.Ingress],
+			known && e.rules[s] != rules,
+			!known && (was.Egress != record.Egress || was.Ingress != record.Ingress),
+			(was.Egress == 0) != (record.Egress == 0) || (was.Ingress == 0) != (record.Ingress == 0),
+			was.Ifindex != record.Ifindex || was.Mac != record.Mac || was.Flags != record.Flags:
+			record.Generation++
+		}
+		if record != was {
+			if err := e.put(s, record); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", want.Key, err))
+				continue
+			}
+		}
+		e.slots[want.Key] = s
+		e.rules[s] = rules
+	}
+	return errors.Join(errs...)
+}
+
+func (e *endpoints) put(s uint32, r kernel.Endpoint) error {
+	if err := e.table.Put(s, r); err != nil {
+		return err
+	}
+	e.records[s] = r
+	return nil
+}
+
+// bump makes all flows of a slot be judged again. Slot 0 is that of everything
+// that is no local workload.
+func (e *endpoints) bump(s uint32) error {
+	r := e.records[s]
+	r.Generation++
+	return e.put(s, r)
+}
+
+// addresses are the wanted addresses with their slots.
+func (e *endpoints) addresses(w *desired.Dataplane) map[kernel.Address]uint32 {
+	out := make(map[kernel.Address]uint32, len(w.Endpoints))
+	for key, want := range w.Endpoints {
+		if s, ok := e.slots[key]; ok {
+			for _, a := range want.Addresses {
+				out[kernel.NewAddress(a)] = s
+			}
+		}
+	}
+	return out
+}
+
+// moved makes the flows of those slots be judged again that have lost an address:
+// to another slot, or, with gone, to nobody.
+func (e *endpoints) moved(homes map[kernel.Address]uint32, gone bool) error {
+	losers := make(map[uint32]bool)
+	for a, s := range e.homes {
+		if to, stays := homes[a]; to != s && stays != gone {
+			losers[s] = true
+		}
+	}
+	if gone {
+		e.homes = homes
+	}
+	var errs []error
+	for s := range losers {
+		errs = append(errs, e.bump(s))
+	}
+	return errors.Join(errs...)
+}
+
+// prune frees the slots of endpoints that are not wanted. The generation stays
+// with the slot.
+func (e *endpoints) prune(w *desired.Dataplane) error {
+	kept := make(map[uint32]bool)
+	for key, s := range e.slots {
+		if want, ok := w.Endpoints[key]; ok && len(want.Addresses) > 0 {
+			kept[s] = true
+		} else {
+			delete(e.slots, key)
+		}
+	}
+	var errs []error
+	for s, r := range e.records {
+		if s == 0 || kept[s] || r.Ifindex == 0 {
+			continue
+		}
+		delete(e.rules, s)
+		errs = append(errs, e.put(s, kernel.Endpoint{Generation: r.Generation + 1}))
+	}
+	return errors.Join(errs...)
+}
+
+func compareKeys(a, b api.Key) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+func equalPrefixes(a, b []netip.Prefix) bool {
+	a, b = slices.Clone(a), slices.Clone(b)
+	slices.SortFunc(a, netip.Prefix.Compare)
+	slices.SortFunc(b, netip.Prefix.Compare)
+	return slices.Equal(a, b)
+}

@@ -1,0 +1,92 @@
+package dataplane
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// extents hands out runs of words in the memory that holds all rulesets. Index 0
+// is never handed out: it stands for no ruleset.
+type extents struct {
+	free    []extent // sorted, never adjacent
+	retired []retired
+}
+
+// extent is a run of words.
+type extent struct{ base, size int }
+
+type retired struct {
+	extent
+	at time.Time
+}
+
+// grace is how long a packet may at most go on reading a ruleset after the last
+// endpoint has left it. Programs run for microseconds.
+const grace = time.Second
+
+func newExtents(words int) *extents { return &extents{free: []extent{{1, words - 1}}} }
+
+// take returns a free extent; it is an error when none is large enough.
+func (x *extents) take(size int) (extent, error) {
+	for i, f := range x.free {
+		if f.size < size {
+			continue
+		}
+		if f.size == size {
+			x.free = slices.Delete(x.free, i, i+1)
+		} else {
+			x.free[i] = extent{f.base + size, f.size - size}
+		}
+		return extent{f.base, size}, nil
+	}
+	return extent{}, fmt.Errorf("no room for a ruleset of %d words", size)
+}
+
+// claim takes a given extent out of the free ones; false if it is not free.
+func (x *extents) claim(e extent) bool {
+	for i, f := range x.free {
+		if e.base < f.base || e.base+e.size > f.base+f.size {
+			continue
+		}
+		var rest []extent
+		if before := e.base - f.base; before > 0 {
+			rest = append(rest, extent{f.base, before})
+		}
+		if after := f.base + f.size - e.base - e.size; after > 0 {
+			rest = append(rest, extent{e.base + e.size, after})
+		}
+		x.free = slices.Replace(x.free, i, i+1, rest...)
+		return true
+	}
+	return false
+}
+
+// retire gives an extent back once the grace period is over.
+func (x *extents) retire(e extent, now time.Time) { x.retired = append(x.retired, retired{e, now}) }
+
+// reap makes extents free whose grace period is over.
+func (x *extents) reap(now time.Time) {
+	x.retired = slices.DeleteFunc(x.retired, func(r retired) bool {
+		if now.Sub(r.at) < grace {
+			return false
+		}
+		x.release(r.extent)
+		return true
+	})
+}
+
+func (x *extents) release(e extent) {
+	i, _ := slices.BinarySearchFunc(x.free, e, func(a, b extent) int { return cmp.Compare(a.base, b.base) })
+	x.free = slices.Insert(x.free, i, e)
+	for j := max(i-1, 0); j+1 < len(x.free) && j <= i; {
+		if a, b := x.free[j], x.free[j+1]; a.base+a.size == b.base {
+			x.free[j] = extent{a.base, a.size + b.size}
+			x.free = slices.Delete(x.free, j+1, j+2)
+			i--
+		} else {
+			j++
+		}
+	}
+}

@@ -1,0 +1,77 @@
+package dataplane
+
+// numbers maps the compiler's class numbers to those in the kernel's tables. They
+// differ because a new process compiles anew while the kernel goes on with the
+// numbers of the old one: where the old process's number means the same it is
+// kept, so that a restart rewrites nothing. 0 is 0 on both sides.
+type numbers struct {
+	kernel map[uint32]uint32 // compiler's -> kernel's
+	taken  map[uint32]bool   // kernel's numbers that some address or port may still carry
+	top    uint32            // one more than the highest kernel number ever taken
+}
+
+func newNumbers() *numbers {
+	return &numbers{kernel: map[uint32]uint32{0: 0}, taken: map[uint32]bool{0: true}, top: 1}
+}
+
+// reserve marks a number that is in the kernel's tables.
+func (n *numbers) reserve(k uint32) {
+	n.taken[k] = true
+	n.top = max(n.top, k+1)
+}
+
+// adopt keeps the kernel's numbers where they mean exactly what the compiler's
+// do. pairs says which number of the compiler stands where which of the kernel's
+// does now.
+func (n *numbers) adopt(pairs map[[2]uint32]bool) {
+	kernelOf, compilerOf := make(map[uint32]int), make(map[uint32]int)
+	for p := range pairs {
+		kernelOf[p[0]]++
+		compilerOf[p[1]]++
+	}
+	for p := range pairs {
+		if p[0] != 0 && p[1] != 0 && kernelOf[p[0]] == 1 && compilerOf[p[1]] == 1 {
+			n.kernel[p[0]] = p[1]
+		}
+	}
+}
+
+// assign makes the numbering cover exactly the compiler's numbers in use.
+// stillThere are the kernel's numbers that its tables carry at this moment: they
+// are not given a new meaning.
+func (n *numbers) assign(inUse map[uint32]bool, stillThere func(uint32) bool) {
+	for c, k := range n.kernel {
+		if c != 0 && !inUse[c] {
+			delete(n.kernel, c)
+			n.reserve(k)
+		}
+	}
+	used := make(map[uint32]bool, len(n.kernel))
+	for _, k := range n.kernel {
+		used[k] = true
+	}
+	var free []uint32
+	for k := range n.taken {
+		if !used[k] && !stillThere(k) {
+			free = append(free, k)
+			delete(n.taken, k)
+		}
+	}
+	for c := range inUse {
+		if _, ok := n.kernel[c]; ok {
+			continue
+		}
+		var k uint32
+		if len(free) > 0 {
+			k = free[len(free)-1]
+			free = free[:len(free)-1]
+		} else {
+			k = n.top
+		}
+		n.kernel[c] = k
+		n.reserve(k)
+	}
+	for _, k := range free {
+		n.taken[k] = true // free, but known: the next assign finds it
+	}
+}

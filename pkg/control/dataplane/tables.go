@@ -1,0 +1,120 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+
+	"calico-xdp/pkg/control/desired"
+	"calico-xdp/pkg/loader"
+	kernel "calico-xdp/pkg/maps"
+)
+
+var routeKinds = map[desired.RouteKind]kernel.RouteKind{
+	desired.RouteHost:     kernel.RouteHost,
+	desired.RouteWorkload: kernel.RouteWorkload,
+	desired.RouteBlock:    kernel.RouteBlock,
+	desired.RoutePeerHost: kernel.RoutePeerHost,
+}
+
+var forwards = map[desired.Encap]kernel.Forward{
+	desired.EncapNone:  kernel.ForwardNode,
+	desired.EncapIPIP:  kernel.ForwardIPIP,
+	desired.EncapVXLAN: kernel.ForwardVXLAN,
+}
+
+var toHosts = map[desired.ToHostAction]kernel.ToHost{
+	desired.ToHostDrop:   kernel.ToHostDrop,
+	desired.ToHostReturn: kernel.ToHostReturn,
+	desired.ToHostAccept: kernel.ToHostAccept,
+}
+
+func settingsOf(w *desired.Dataplane) map[uint32]kernel.Settings {
+	return map[uint32]kernel.Settings{0: {
+		Node4:     kernel.NewAddress(w.Node.IPv4),
+		Node6:     kernel.NewAddress(w.Node.IPv6),
+		VxlanMac:  w.Node.VXLANMAC,
+		VxlanPort: kernel.BigEndian16(w.VXLANPort),
+		VxlanVni:  w.VXLANVNI,
+		ToHost:    uint8(toHosts[w.ToHost]),
+	}}
+}
+
+func peersOf(w *desired.Dataplane) map[kernel.Address]kernel.Peer {
+	out := make(map[kernel.Address]kernel.Peer, len(w.Peers))
+	for addr, p := range w.Peers {
+		out[kernel.NewAddress(addr)] = kernel.Peer{Mac: p.VXLANMAC}
+	}
+	return out
+}
+
+func routesOf(w *desired.Dataplane) map[kernel.Prefix]kernel.Route {
+	out := make(map[kernel.Prefix]kernel.Route, len(w.Routes))
+	for p, r := range w.Routes {
+		route := kernel.Route{Kind: uint8(routeKinds[r.Kind])}
+		if r.Kind == desired.RouteWorkload {
+			route.Forward = uint8(forwards[r.Encap])
+			route.Node = kernel.NewAddress(r.Via)
+		}
+		out[kernel.NewPrefix(p)] = route
+	}
+	return out
+}
+
+// attachments are the hooks that should carry our programs.
+func (d *Dataplane) attachments(w *desired.Dataplane) map[loader.Attachment]bool {
+	out := make(map[loader.Attachment]bool)
+	for _, e := range w.Endpoints {
+		out[loader.Attachment{Program: loader.FromWorkload, Ifindex: e.Ifindex}] = true
+		out[loader.Attachment{Program: loader.ToWorkload, Ifindex: e.Ifindex}] = true
+	}
+	for i := range w.Uplinks {
+		out[loader.Attachment{Program: loader.FromNetwork, Ifindex: i}] = true
+		out[loader.Attachment{Program: loader.ToNetwork, Ifindex: i}] = true
+		if d.options.XDP {
+			out[loader.Attachment{Program: loader.XDPNetwork, Ifindex: i}] = true
+		}
+	}
+	return out
+}
+
+// attach puts this process's programs on every hook, once, and again after Resync:
+// that a link is still there is not known without asking.
+func (d *Dataplane) attach(w *desired.Dataplane) error {
+	var errs []error
+	for a := range d.attachments(w) {
+		if d.attached[a] {
+			continue
+		}
+		if err := d.programs.Attach(a); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		d.attached[a] = true
+	}
+	return errors.Join(errs...)
+}
+
+// detach takes programs off the hooks that are not wanted, and forgets the links of
+// interfaces that are gone.
+func (d *Dataplane) detach(w *desired.Dataplane) error {
+	list, err := d.links.List()
+	if err != nil {
+		return err
+	}
+	for a := range d.attached {
+		list[a] = true // clsact filters are not pinned
+	}
+	want := d.attachments(w)
+	var errs []error
+	for a := range list {
+		if want[a] {
+			continue
+		}
+		if err := d.links.Detach(a); err != nil {
+			errs = append(errs, fmt.Errorf("detach: %w", err))
+			continue
+		}
+		delete(d.attached, a)
+	}
+	return errors.Join(errs...)
+}
