@@ -1,0 +1,218 @@
+// Package datastore keeps the resources in etcd v3, under Calico's own keys and
+// as Calico's own JSON. Every write is compare-and-swap; a [Watcher] hands out a
+// snapshot and then what changes, whatever happens to etcd meanwhile.
+package datastore
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	// requestTimeout bounds one request, connecting included.
+	requestTimeout = 5 * time.Second
+	// patience is how long a request waits for an etcd that refuses
+	// connections: as long as one takes to restart.
+	patience = 3 * time.Second
+	// A member that is silent this long (a broken path, a frozen process) is
+	// left for another one. gRPC pings no more often than every 10 s.
+	keepaliveTime    = 10 * time.Second
+	keepaliveTimeout = 3 * time.Second
+
+	pageSize = 1000 // objects of one range request
+)
+
+// Client reads and writes resources. It may be used from many goroutines.
+type Client struct {
+	config Config
+	codec  *codec
+	tls    *reloadingTLS // nil: plain connections
+	log    *slog.Logger
+
+	ctx      context.Context // ends with Close
+	cancel   context.CancelFunc
+	watchers sync.WaitGroup
+
+	initialized atomic.Bool // see Initialize
+
+	mu   sync.Mutex
+	etcd *clientv3.Client // nil until the first request
+}
+
+// Open returns a client of the datastore. It connects with the first request:
+// an error here is one of the configuration, not of the network.
+func Open(ctx context.Context, config Config, log *slog.Logger) (*Client, error) {
+	if err := config.validate(); err != nil {
+		return nil, fmt.Errorf("datastore: %w", err)
+	}
+	c := &Client{config: config, codec: newCodec(), log: log}
+	if config.secure() {
+		var err error
+		if c.tls, err = newReloadingTLS(config); err != nil {
+			return nil, fmt.Errorf("datastore: %w", err)
+		}
+	}
+	c.ctx, c.cancel = context.WithCancel(ctx)
+	return c, nil
+}
+
+// Close ends the client and all its watchers.
+func (c *Client) Close() {
+	c.cancel()
+	c.watchers.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.etcd != nil {
+		c.etcd.Close() // it fails with its context's end, which is what is wanted
+	}
+}
+
+// connect returns the connection, once it is ready or patience is at its end.
+// Requests then tell what is wrong with it.
+func (c *Client) connect(ctx context.Context) (*clientv3.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	etcd, err := c.dial(ctx)
+	for err != nil {
+		// With a user the first thing is to log in, which may find etcd down.
+		if status.Code(err) != codes.Unavailable || !sleep(ctx, 100*time.Millisecond) {
+			return nil, err
+		}
+		etcd, err = c.dial(ctx)
+	}
+	for conn := etcd.ActiveConnection(); ; {
+		state := conn.GetState()
+		switch state {
+		case connectivity.Ready, connectivity.Shutdown:
+			return etcd, nil
+		case connectivity.Idle:
+			conn.Connect()
+		}
+		if !conn.WaitForStateChange(ctx, state) {
+			return etcd, nil
+		}
+	}
+}
+
+func (c *Client) dial(ctx context.Context) (*clientv3.Client, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.etcd != nil {
+		return c.etcd, nil
+	}
+	if err := c.ctx.Err(); err != nil {
+		return nil, err
+	}
+	options := []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+		MinConnectTimeout: patience,
+	})}
+	if c.tls != nil {
+		options = append(options, grpc.WithTransportCredentials(c.tls))
+	}
+	etcd, err := clientv3.New(clientv3.Config{
+		Endpoints: c.config.Endpoints,
+		Username:  c.config.Username, Password: c.config.Password,
+		DialTimeout:       patience, // of logging in
+		DialKeepAliveTime: keepaliveTime, DialKeepAliveTimeout: keepaliveTimeout,
+		DialOptions: options,
+		Context:     c.ctx,
+		Logger:      zap.NewNop(), // all that matters is in the errors
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.etcd = etcd
+	return etcd, nil
+}
+
+// request runs one request within its time.
+func request[R any](ctx context.Context, c *Client, do func(context.Context, *clientv3.Client) (R, error)) (R, error) {
+	limited, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	var r R
+	etcd, err := c.connect(limited)
+	if err == nil {
+		r, err = do(limited, etcd)
+	}
+	if err != nil {
+		return r, c.failed(ctx, err)
+	}
+	return r, nil
+}
+
+// each calls fn for every key from begin up to end, in order, all as of one
+// revision, which it returns with the cluster's id. rev 0 is the present.
+func (c *Client) each(ctx context.Context, begin, end string, rev int64, keysOnly bool, fn func(*mvccpb.KeyValue) error) (revision int64, cluster uint64, err error) {
+	for {
+		options := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(rev)}
+		if keysOnly {
+			options = append(options, clientv3.WithKeysOnly())
+		}
+		page, err := request(ctx, c, func(ctx context.Context, etcd *clientv3.Client) (*clientv3.GetResponse, error) {
+			return etcd.Get(ctx, begin, options...)
+		})
+		if err != nil {
+			return 0, 0, err
+		}
+		if rev == 0 {
+			rev = page.Header.Revision
+		}
+		for _, kv := range page.Kvs {
+			if err := fn(kv); err != nil {
+				return 0, 0, err
+			}
+			begin = string(kv.Key) + "\x00"
+		}
+		if !page.More {
+			return rev, page.Header.ClusterId, nil
+		}
+	}
+}
+
+// openWatch opens a stream of what changes in the watched range after the
+// revision. It ends with ctx, or when the member loses its leader.
+func (c *Client) openWatch(ctx context.Context, after int64) (pb.Watch_WatchClient, error) {
+	etcd, err := c.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := pb.NewWatchClient(etcd.ActiveConnection()).
+		Watch(clientv3.WithRequireLeader(ctx), grpc.MaxCallRecvMsgSize(math.MaxInt32))
+	if err != nil {
+		return nil, err
+	}
+	return stream, stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
+		CreateRequest: &pb.WatchCreateRequest{
+			Key: []byte(watchBegin), RangeEnd: []byte(watchEnd),
+			StartRevision: after + 1, ProgressNotify: true,
+		},
+	}})
+}
+
+// sleep returns false if ctx ended before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,68 @@
+package datastore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"calico-xdp/pkg/api"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// What callers test for. They come wrapped with the key, ErrUnreachable with
+// the endpoints.
+var (
+	ErrNotFound    = errors.New("not found")
+	ErrExists      = errors.New("already exists")
+	ErrConflict    = errors.New("changed by someone else")
+	ErrUnreachable = errors.New("not reachable")
+)
+
+// conflict says which revision of k the writer started from and which one the
+// datastore has.
+func conflict(k api.Key, wanted, has int64) error {
+	return fmt.Errorf("%s: %w: it is at revision %d, the change was made to revision %d", k, ErrConflict, has, wanted)
+}
+
+// failed turns an error of etcd or gRPC into one that says what is wrong with
+// which datastore. ctx is the caller's, without the limit of one request.
+func (c *Client) failed(ctx context.Context, err error) error {
+	where := "datastore " + strings.Join(c.config.Endpoints, ",")
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w", where, context.Cause(ctx))
+	}
+	err = rpctypes.Error(err)
+	switch {
+	case errors.Is(err, rpctypes.ErrAuthFailed):
+		return fmt.Errorf("%s: user %q: wrong name or password", where, c.config.Username)
+	case errors.Is(err, rpctypes.ErrUserEmpty):
+		return fmt.Errorf("%s: user and password required", where)
+	case errors.Is(err, rpctypes.ErrPermissionDenied):
+		return fmt.Errorf("%s: user %q: permission denied", where, c.config.Username)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s: %w: no answer within %s", where, ErrUnreachable, requestTimeout)
+	}
+	switch s, _ := status.FromError(err); s.Code() {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
+		return fmt.Errorf("%s: %w: %s", where, ErrUnreachable, reason(s.Message()))
+	}
+	return fmt.Errorf("%s: %w", where, err)
+}
+
+// reason takes what went wrong out of what gRPC says about it:
+//
+//	connection error: desc = "transport: Error while dialing: dial tcp …: connect: connection refused"
+func reason(message string) string {
+	if i := strings.LastIndex(message, "desc = "); i >= 0 {
+		message = strings.Trim(message[i+len("desc = "):], `"`)
+	}
+	for _, prefix := range []string{"transport: ", "Error while dialing: ", "authentication handshake failed: "} {
+		message = strings.TrimPrefix(message, prefix)
+	}
+	return message
+}

@@ -1,0 +1,325 @@
+package datastore
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"calico-xdp/pkg/api"
+
+	"github.com/google/uuid"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Get returns the resource with this key, or ErrNotFound.
+func (c *Client) Get(ctx context.Context, key api.Key) (api.Resource, error) {
+	key = c.codec.withNamespace(key)
+	kv, err := c.read(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return decode(key, kv)
+}
+
+// read returns what is stored at key.
+func (c *Client) read(ctx context.Context, key api.Key) (*mvccpb.KeyValue, error) {
+	path, err := c.codec.path(key)
+	if err != nil {
+		return nil, err
+	}
+	response, err := request(ctx, c, func(ctx context.Context, etcd *clientv3.Client) (*clientv3.GetResponse, error) {
+		return etcd.Get(ctx, path)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	if len(response.Kvs) == 0 {
+		return nil, fmt.Errorf("%s: %w", key, ErrNotFound)
+	}
+	return response.Kvs[0], nil
+}
+
+// List returns the resources of a kind as of one moment, sorted by key.
+// namespace "" is all namespaces. An object that cannot be read is logged and
+// left out.
+func (c *Client) List(ctx context.Context, kind, namespace string) ([]api.Resource, error) {
+	k := c.codec.byName[kind]
+	if k == nil {
+		return nil, fmt.Errorf("unknown kind %q", kind)
+	}
+	return c.list(ctx, kind, c.codec.prefix(k, namespace))
+}
+
+// ListAffinities returns the block affinities of one node, sorted by key.
+func (c *Client) ListAffinities(ctx context.Context, node string) ([]*api.BlockAffinity, error) {
+	rs, err := c.list(ctx, api.KindBlockAffinity, affinityRoot+node+"/")
+	out := make([]*api.BlockAffinity, len(rs))
+	for i, r := range rs {
+		out[i] = r.(*api.BlockAffinity)
+	}
+	return out, err
+}
+
+func (c *Client) list(ctx context.Context, kind, prefix string) ([]api.Resource, error) {
+	out := []api.Resource{}
+	_, _, err := c.each(ctx, prefix, clientv3.GetPrefixRangeEnd(prefix), 0, false, func(kv *mvccpb.KeyValue) error {
+		key, ok := c.codec.key(string(kv.Key))
+		if !ok || key.Kind != kind {
+			return nil
+		}
+		r, err := decode(key, kv)
+		if err != nil {
+			c.log.Warn("object left out: what is stored cannot be read", "object", key, "error", err)
+			return nil
+		}
+		out = append(out, r)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", kind, err)
+	}
+	return out, nil
+}
+
+// Create writes a resource that must not exist yet, defaulted and validated. It
+// returns the resource as written; r itself is not changed.
+func (c *Client) Create(ctx context.Context, r api.Resource) (api.Resource, error) {
+	if !c.initialized.Load() {
+		if err := c.Initialize(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return c.create(ctx, r)
+}
+
+func (c *Client) create(ctx context.Context, r api.Resource) (api.Resource, error) {
+	r, key, path, err := c.prepare(r)
+	if err != nil {
+		return nil, err
+	}
+	if !c.codec.byName[key.Kind].Internal {
+		identify(r)
+	}
+	value, err := api.Encode(r)
+	if err != nil {
+		return nil, err
+	}
+	response, err := c.commit(ctx, key, clientv3.Compare(clientv3.CreateRevision(path), "=", 0),
+		clientv3.OpPut(path, string(value)))
+	if err != nil {
+		return nil, err
+	}
+	if !response.Succeeded {
+		return nil, fmt.Errorf("%s: %w", key, ErrExists)
+	}
+	setRevision(r, response.Header.Revision)
+	return r, nil
+}
+
+// identify gives r a uid and a creation time unless it has them.
+func identify(r api.Resource) {
+	if r.GetUID() == "" {
+		r.SetUID(types.UID(uuid.NewString()))
+	}
+	if t := r.GetCreationTimestamp(); t.IsZero() {
+		r.SetCreationTimestamp(metav1.NewTime(time.Now().UTC().Truncate(time.Second)))
+	}
+}
+
+// Update overwrites a resource that must exist. If r has a ResourceVersion that
+// must be the stored one; otherwise what is stored now is overwritten. Fields
+// of the stored object that our types do not know survive, as do its uid and
+// creation time.
+func (c *Client) Update(ctx context.Context, r api.Resource) (api.Resource, error) {
+	var wanted int64
+	if v := r.GetResourceVersion(); v != "" {
+		var err error
+		if wanted, err = parseRevision(api.KeyOf(r), v); err != nil {
+			return nil, err
+		}
+	}
+	r, key, path, err := c.prepare(r)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		stored, err := c.read(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		if wanted != 0 && stored.ModRevision != wanted {
+			return nil, conflict(key, wanted, stored.ModRevision)
+		}
+		value, err := c.merge(r, key, stored.Value)
+		if err != nil {
+			return nil, err
+		}
+		response, err := c.commit(ctx, key, clientv3.Compare(clientv3.ModRevision(path), "=", stored.ModRevision),
+			clientv3.OpPut(path, string(value)))
+		if err != nil {
+			return nil, err
+		}
+		if response.Succeeded {
+			setRevision(r, response.Header.Revision)
+			return r, nil
+		}
+		if wanted != 0 {
+			return nil, lost(key, wanted, response)
+		}
+		// Someone was faster, and r is to win over whatever is there: again.
+	}
+}
+
+// merge returns r as it is to be stored in place of stored. r takes over uid
+// and creation time.
+func (c *Client) merge(r api.Resource, key api.Key, stored []byte) ([]byte, error) {
+	internal := c.codec.byName[key.Kind].Internal
+	var old struct {
+		Metadata struct {
+			UID               types.UID   `json:"uid"`
+			CreationTimestamp metav1.Time `json:"creationTimestamp"`
+		} `json:"metadata"`
+	}
+	// An error means that what is stored is no object; nothing of it is worth
+	// keeping, and overwriting it is how it is repaired.
+	broken := json.Unmarshal(stored, &old) != nil
+	if !internal {
+		if old.Metadata.UID != "" {
+			r.SetUID(old.Metadata.UID)
+		}
+		if !old.Metadata.CreationTimestamp.IsZero() {
+			r.SetCreationTimestamp(old.Metadata.CreationTimestamp)
+		}
+		identify(r)
+	}
+	value, err := api.Encode(r)
+	if err != nil || broken {
+		return value, err
+	}
+	if value, err = api.MergeUnknown(stored, value); err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return value, nil
+}
+
+// Apply makes the datastore hold r, whether it was there or not.
+func (c *Client) Apply(ctx context.Context, r api.Resource) (stored api.Resource, created bool, err error) {
+	for {
+		stored, err = c.Update(ctx, r)
+		if !errors.Is(err, ErrNotFound) {
+			return stored, false, err
+		}
+		stored, err = c.Create(ctx, r)
+		if !errors.Is(err, ErrExists) {
+			return stored, err == nil, err
+		}
+	}
+}
+
+// Delete removes a resource and returns it as it was, nil if it could not be
+// read. If resourceVersion is not empty it must be the stored one.
+func (c *Client) Delete(ctx context.Context, key api.Key, resourceVersion string) (api.Resource, error) {
+	key = c.codec.withNamespace(key)
+	path, err := c.codec.path(key)
+	if err != nil {
+		return nil, err
+	}
+	unchanged := clientv3.Compare(clientv3.CreateRevision(path), ">", 0)
+	var wanted int64
+	if resourceVersion != "" {
+		if wanted, err = parseRevision(key, resourceVersion); err != nil {
+			return nil, err
+		}
+		unchanged = clientv3.Compare(clientv3.ModRevision(path), "=", wanted)
+	}
+	response, err := c.commit(ctx, key, unchanged, clientv3.OpDelete(path, clientv3.WithPrevKV()))
+	if err != nil {
+		return nil, err
+	}
+	if !response.Succeeded {
+		return nil, lost(key, wanted, response)
+	}
+	old := response.Responses[0].GetResponseDeleteRange().PrevKvs
+	if len(old) == 0 {
+		return nil, nil
+	}
+	r, err := decode(key, old[0])
+	if err != nil {
+		c.log.Debug("the deleted object could not be read", "object", key, "error", err)
+		return nil, nil
+	}
+	return r, nil
+}
+
+// prepare returns a copy of r ready to be stored, and its keys.
+func (c *Client) prepare(r api.Resource) (api.Resource, api.Key, string, error) {
+	r = r.DeepCopyObject().(api.Resource)
+	api.Default(r)
+	key := api.KeyOf(r)
+	if err := api.Validate(r); err != nil {
+		return nil, key, "", err
+	}
+	path, err := c.codec.path(key)
+	return r, key, path, err
+}
+
+// commit does op if the comparison holds; if not, it reads the revision that
+// the key has.
+func (c *Client) commit(ctx context.Context, key api.Key, unchanged clientv3.Cmp, op clientv3.Op) (*clientv3.TxnResponse, error) {
+	look := clientv3.OpGet(string(op.KeyBytes()), clientv3.WithKeysOnly())
+	response, err := request(ctx, c, func(ctx context.Context, etcd *clientv3.Client) (*clientv3.TxnResponse, error) {
+		return etcd.Txn(ctx).If(unchanged).Then(op).Else(look).Commit()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return response, nil
+}
+
+// lost says why the comparison of a commit did not hold.
+func lost(key api.Key, wanted int64, response *clientv3.TxnResponse) error {
+	kvs := response.Responses[0].GetResponseRange().Kvs
+	if len(kvs) == 0 {
+		return fmt.Errorf("%s: %w", key, ErrNotFound)
+	}
+	return conflict(key, wanted, kvs[0].ModRevision)
+}
+
+// decode reads what is stored under key.
+func decode(key api.Key, kv *mvccpb.KeyValue) (api.Resource, error) {
+	if len(bytes.TrimSpace(kv.Value)) == 0 {
+		return nil, fmt.Errorf("%s: stored object is empty", key)
+	}
+	r, err := api.DecodeStored(key.Kind, kv.Value)
+	if err != nil {
+		return nil, fmt.Errorf("%s: stored object: %w", key, err)
+	}
+	if r.GetName() == "" { // IPAM's kinds have only the key to say it
+		r.SetName(key.Name)
+	}
+	if r.GetNamespace() == "" {
+		r.SetNamespace(key.Namespace)
+	}
+	if says := api.KeyOf(r); says != key {
+		return nil, fmt.Errorf("%s: stored object says that it is %s", key, says)
+	}
+	setRevision(r, kv.ModRevision)
+	return r, nil
+}
+
+func setRevision(r api.Resource, rev int64) { r.SetResourceVersion(strconv.FormatInt(rev, 10)) }
+
+func parseRevision(key api.Key, s string) (int64, error) {
+	rev, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || rev <= 0 {
+		return 0, fmt.Errorf("%s: resourceVersion %q: not a revision", key, s)
+	}
+	return rev, nil
+}
