@@ -109,8 +109,8 @@ func Open(dir string) (*Maps, error) {
 	_ = rlimit.RemoveMemlock()
 	var opts ebpf.MapOptions
 	if dir != "" {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("pin directory: %w", err)
+		if err := makePinDir(dir); err != nil {
+			return nil, err
 		}
 		opts.PinPath = dir
 	}
@@ -170,6 +170,9 @@ func Unpin(dir string) error {
 	}
 	var errs []error
 	for name := range spec.Maps {
+		if strings.HasPrefix(name, ".") {
+			continue
+		}
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
