@@ -131,7 +131,7 @@ func decodeStrict(k *Kind, doc []byte) (Resource, error) {
 	if err != nil {
 		return nil, err
 	}
-	quoteStrings(t, reflect.TypeOf(r))
+	fieldTypes{}.quoteStrings(t, reflect.TypeOf(r))
 	doc = t.append(nil)
 	faults, err := kjson.UnmarshalStrict(doc, r)
 	if err := errors.Join(append(faults, err)...); err != nil {

@@ -1,8 +1,10 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"reflect"
 )
 
 // Encode returns the JSON of r as Calico stores it: kind and apiVersion set,
@@ -12,7 +14,9 @@ func Encode(r Resource) ([]byte, error) {
 	if kind == "" {
 		return nil, fmt.Errorf("encode: %T is no resource", r)
 	}
-	r = stamp(r.DeepCopyObject().(Resource), kind)
+	flat := reflect.New(reflect.TypeOf(r).Elem())
+	flat.Elem().Set(reflect.ValueOf(r).Elem())
+	r = stamp(flat.Interface().(Resource), kind)
 	r.SetResourceVersion("")
 	r.SetManagedFields(nil)
 	data, err := json.Marshal(r)
@@ -20,32 +24,32 @@ func Encode(r Resource) ([]byte, error) {
 		return nil, fmt.Errorf("encode %s: %w", KeyOf(r), err)
 	}
 	switch r.(type) {
-	case *FelixConfiguration, *Profile, *NetworkPolicy, *GlobalNetworkPolicy, *StagedNetworkPolicy, *StagedGlobalNetworkPolicy:
-		return asCalicoNow(data)
+	case *FelixConfiguration:
+		return orderFelixSpec(data)
+	case *Profile, *NetworkPolicy, *GlobalNetworkPolicy, *StagedNetworkPolicy, *StagedGlobalNetworkPolicy:
+		return dropEmptySides(data), nil
 	}
 	return data, nil
 }
 
-// asCalicoNow corrects where the types we build against are older than the
-// Calico that we follow: an empty side of a rule is left out, and the fields
-// that only our FelixConfiguration has stand where Calico has them.
-func asCalicoNow(data []byte) ([]byte, error) {
+// dropEmptySides leaves out the empty sources and destinations of rules, which
+// upstream's types of an older version write and Calico does not any more. The
+// text looked for is no part of a string, where quotes are escaped, and a rule
+// begins with its action.
+func dropEmptySides(data []byte) []byte {
+	data = bytes.ReplaceAll(data, []byte(`,"source":{}`), nil)
+	return bytes.ReplaceAll(data, []byte(`,"destination":{}`), nil)
+}
+
+// orderFelixSpec puts the fields that upstream's type lacks where Calico's own
+// type has them.
+func orderFelixSpec(data []byte) ([]byte, error) {
 	t, err := parseTree(data)
 	if err != nil {
 		return nil, err
 	}
-	spec := t.get("spec")
-	if spec == nil {
-		return data, nil
-	}
-	spec.moveAfter("nftablesFlowTableOffload", "nftablesMode")
-	for _, list := range []string{"ingress", "egress"} {
-		if rules := spec.get(list); rules != nil {
-			for _, rule := range rules.members {
-				rule.dropEmpty("source")
-				rule.dropEmpty("destination")
-			}
-		}
+	if spec := t.get("spec"); spec != nil {
+		spec.moveAfter("nftablesFlowTableOffload", "nftablesMode")
 	}
 	return t.append(nil), nil
 }

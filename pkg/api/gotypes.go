@@ -22,7 +22,19 @@ func isOpaque(t reflect.Type) bool {
 	return p.Implements(reflect.TypeFor[json.Unmarshaler]()) || p.Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }
 
-// jsonFields returns the type of each JSON field of the struct type t.
+// fieldTypes remembers the JSON fields of struct types during one operation.
+type fieldTypes map[reflect.Type]map[string]reflect.Type
+
+// of returns the type of each JSON field of the struct type t.
+func (m fieldTypes) of(t reflect.Type) map[string]reflect.Type {
+	fields, ok := m[t]
+	if !ok {
+		fields = jsonFields(t)
+		m[t] = fields
+	}
+	return fields
+}
+
 func jsonFields(t reflect.Type) map[string]reflect.Type {
 	out := make(map[string]reflect.Type, t.NumField())
 	for f := range t.Fields() {
@@ -45,7 +57,7 @@ func jsonFields(t reflect.Type) map[string]reflect.Type {
 
 // quoteStrings turns numbers and booleans into strings where type gt wants a
 // string: YAML reads an unquoted label value such as 1 or true as no string.
-func quoteStrings(t *tree, gt reflect.Type) {
+func (m fieldTypes) quoteStrings(t *tree, gt reflect.Type) {
 	gt = elem(gt)
 	if isOpaque(gt) {
 		return
@@ -56,19 +68,19 @@ func quoteStrings(t *tree, gt reflect.Type) {
 			t.scalar, _ = json.Marshal(s) // a string always marshals
 		}
 	case reflect.Struct:
-		types := jsonFields(gt)
+		types := m.of(gt)
 		for _, f := range t.fields {
 			if ft, ok := types[f.name]; ok {
-				quoteStrings(f.value, ft)
+				m.quoteStrings(f.value, ft)
 			}
 		}
 	case reflect.Map:
 		for _, f := range t.fields {
-			quoteStrings(f.value, gt.Elem())
+			m.quoteStrings(f.value, gt.Elem())
 		}
 	case reflect.Slice, reflect.Array:
-		for _, m := range t.members {
-			quoteStrings(m, gt.Elem())
+		for _, e := range t.members {
+			m.quoteStrings(e, gt.Elem())
 		}
 	}
 }

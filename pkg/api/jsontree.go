@@ -3,7 +3,7 @@ package api
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"slices"
 )
 
@@ -21,48 +21,81 @@ type field struct {
 	value *tree
 }
 
-// parseTree reads one JSON value.
+// parseTree reads one JSON value. The tree refers to data, which must not
+// change while it is used.
 func parseTree(data []byte) (*tree, error) {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	return readTree(dec)
+	if !json.Valid(data) {
+		var v any
+		if err := json.Unmarshal(data, &v); err != nil {
+			return nil, err // says where
+		}
+		return nil, errors.New("not JSON")
+	}
+	t, _ := readTree(data)
+	return t, nil
 }
 
-func readTree(dec *json.Decoder) (*tree, error) {
-	tok, err := dec.Token()
-	if err != nil {
-		return nil, err
-	}
-	delim, ok := tok.(json.Delim)
-	if !ok {
-		text, err := json.Marshal(tok)
-		return &tree{scalar: text}, err
-	}
-	t := &tree{kind: byte(delim)}
-	for dec.More() {
-		var f field
-		if t.kind == '{' {
-			key, err := dec.Token()
-			if err != nil {
-				return nil, err
+// readTree reads the value at the start of data, which is valid JSON, and
+// returns what follows.
+func readTree(data []byte) (*tree, []byte) {
+	data = skipSpace(data)
+	t := &tree{}
+	switch data[0] {
+	case '{', '[':
+		t.kind = data[0]
+		for data = skipSpace(data[1:]); data[0] != '}' && data[0] != ']'; {
+			var f field
+			if t.kind == '{' {
+				var name []byte
+				name, data = cutString(data)
+				f.name = unquoted(name)
+				data = skipSpace(data)[1:] // the colon
 			}
-			name, ok := key.(string)
-			if !ok {
-				return nil, fmt.Errorf("field name %v is no string", key)
+			f.value, data = readTree(data)
+			if t.kind == '{' {
+				t.fields = append(t.fields, f)
+			} else {
+				t.members = append(t.members, f.value)
 			}
-			f.name = name
+			if data = skipSpace(data); data[0] == ',' {
+				data = skipSpace(data[1:])
+			}
 		}
-		if f.value, err = readTree(dec); err != nil {
-			return nil, err
-		}
-		if t.kind == '{' {
-			t.fields = append(t.fields, f)
-		} else {
-			t.members = append(t.members, f.value)
+		return t, data[1:]
+	case '"':
+		t.scalar, data = cutString(data)
+		return t, data
+	}
+	end := bytes.IndexAny(data, ",]} \t\r\n")
+	if end < 0 {
+		end = len(data)
+	}
+	t.scalar = data[:end]
+	return t, data[end:]
+}
+
+func skipSpace(data []byte) []byte { return bytes.TrimLeft(data, " \t\r\n") }
+
+// cutString cuts the string at the start of data, with its quotes.
+func cutString(data []byte) (text, rest []byte) {
+	for i := 1; ; i++ {
+		switch data[i] {
+		case '\\':
+			i++
+		case '"':
+			return data[:i+1], data[i+1:]
 		}
 	}
-	_, err = dec.Token() // the closing delimiter
-	return t, err
+}
+
+// unquoted returns what a JSON string stands for.
+func unquoted(text []byte) string {
+	if bytes.IndexByte(text, '\\') < 0 {
+		return string(text[1 : len(text)-1])
+	}
+	var s string
+	_ = json.Unmarshal(text, &s) // is a valid string
+	return s
 }
 
 // append writes t as compact JSON behind out.
@@ -115,11 +148,6 @@ func (t *tree) moveAfter(name, other string) {
 	t.fields = slices.Insert(t.fields, t.index(other)+1, f)
 }
 
-// dropEmpty removes the field name if its value is an empty object.
-func (t *tree) dropEmpty(name string) {
-	t.fields = slices.DeleteFunc(t.fields, func(f field) bool { return f.name == name && f.value.isEmptyObject() })
-}
-
 func (t *tree) isEmptyObject() bool { return t.kind == '{' && len(t.fields) == 0 }
 
 // equal tells whether both are the same value; the order of fields does not count.
@@ -137,5 +165,11 @@ func (t *tree) equal(o *tree) bool {
 			return false
 		}
 	}
-	return bytes.Equal(t.scalar, o.scalar)
+	if bytes.Equal(t.scalar, o.scalar) {
+		return true
+	}
+	// The same text may be written with escapes or without.
+	return t.isString() && o.isString() && unquoted(t.scalar) == unquoted(o.scalar)
 }
+
+func (t *tree) isString() bool { return len(t.scalar) > 0 && t.scalar[0] == '"' }

@@ -20,6 +20,10 @@ func MergeUnknown(stored, encoded []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stored object: %w", err)
 	}
+	types := fieldTypes{}
+	if k := kindOfTree(old); k != nil && !types.hasUnknown(old, reflect.TypeOf(k.New())) {
+		return encoded, nil
+	}
 	out, err := parseTree(encoded)
 	if err != nil {
 		return nil, fmt.Errorf("encoded object: %w", err)
@@ -28,8 +32,29 @@ func MergeUnknown(stored, encoded []byte) ([]byte, error) {
 	if k == nil {
 		return nil, errors.New("encoded object: unknown kind")
 	}
-	mergeUnknown(old, out, reflect.TypeOf(k.New()))
+	types.merge(old, out, reflect.TypeOf(k.New()))
 	return out.append(nil), nil
+}
+
+// hasUnknown tells whether t has fields that gt does not have.
+func (m fieldTypes) hasUnknown(t *tree, gt reflect.Type) bool {
+	gt = elem(gt)
+	if t.kind == 0 || isOpaque(gt) {
+		return false
+	}
+	switch gt.Kind() {
+	case reflect.Struct:
+		types := m.of(gt)
+		return slices.ContainsFunc(t.fields, func(f field) bool {
+			ft, ok := types[f.name]
+			return !ok || m.hasUnknown(f.value, ft)
+		})
+	case reflect.Map:
+		return slices.ContainsFunc(t.fields, func(f field) bool { return m.hasUnknown(f.value, gt.Elem()) })
+	case reflect.Slice, reflect.Array:
+		return slices.ContainsFunc(t.members, func(e *tree) bool { return m.hasUnknown(e, gt.Elem()) })
+	}
+	return false
 }
 
 // kindOfTree returns the kind of an encoded object, or nil. The IPAM kinds do
@@ -54,21 +79,21 @@ func kindOfTree(t *tree) *Kind {
 	return nil
 }
 
-func mergeUnknown(old, out *tree, gt reflect.Type) {
+func (m fieldTypes) merge(old, out *tree, gt reflect.Type) {
 	gt = elem(gt)
 	if old.kind != out.kind || isOpaque(gt) {
 		return
 	}
 	switch {
 	case old.kind == '{' && gt.Kind() == reflect.Struct:
-		types := jsonFields(gt)
+		types := m.of(gt)
 		before := "" // the stored field in front of f that out has too
 		for _, f := range old.fields {
 			ft, known := types[f.name]
 			have := out.get(f.name)
 			switch {
 			case known && have != nil:
-				mergeUnknown(f.value, have, ft)
+				m.merge(f.value, have, ft)
 			case !known && have == nil:
 				out.insertAfter(f, before)
 			}
@@ -79,27 +104,30 @@ func mergeUnknown(old, out *tree, gt reflect.Type) {
 	case old.kind == '{' && gt.Kind() == reflect.Map:
 		for _, f := range old.fields {
 			if have := out.get(f.name); have != nil {
-				mergeUnknown(f.value, have, gt.Elem())
+				m.merge(f.value, have, gt.Elem())
 			}
 		}
 	case old.kind == '[' && (gt.Kind() == reflect.Slice || gt.Kind() == reflect.Array):
-		mergeElements(old, out, gt.Elem())
+		m.mergeElements(old, out, gt.Elem())
 	}
 }
 
 // mergeElements finds the stored element of every element of out.
-func mergeElements(old, out *tree, gt reflect.Type) {
+func (m fieldTypes) mergeElements(old, out *tree, gt reflect.Type) {
 	known := make([]*tree, len(old.members))
-	for i, m := range old.members {
-		known[i] = onlyKnown(m, gt)
+	for i, e := range old.members {
+		known[i] = m.onlyKnown(e, gt)
 	}
 	used := make([]bool, len(old.members))
+	first := 0 // those before it are used
 	var rest []int
-	for i, m := range out.members {
-		same := onlyKnown(m, gt).equal
-		j := -1
-		for n, k := range known {
-			if !used[n] && same(k) {
+	for i, e := range out.members {
+		for first < len(used) && used[first] {
+			first++
+		}
+		j, self := -1, m.onlyKnown(e, gt)
+		for n := first; n < len(known); n++ {
+			if !used[n] && self.equal(known[n]) {
 				j = n
 				break
 			}
@@ -109,21 +137,21 @@ func mergeElements(old, out *tree, gt reflect.Type) {
 			continue
 		}
 		used[j] = true
-		mergeUnknown(old.members[j], m, gt)
+		m.merge(old.members[j], e, gt)
 	}
 	if len(old.members) != len(out.members) {
 		return
 	}
 	for _, i := range rest {
 		if !used[i] {
-			mergeUnknown(old.members[i], out.members[i], gt)
+			m.merge(old.members[i], out.members[i], gt)
 		}
 	}
 }
 
 // onlyKnown returns t without the fields that gt does not have, and without
 // empty objects, which say nothing.
-func onlyKnown(t *tree, gt reflect.Type) *tree {
+func (m fieldTypes) onlyKnown(t *tree, gt reflect.Type) *tree {
 	gt = elem(gt)
 	if isOpaque(gt) {
 		return t
@@ -131,19 +159,19 @@ func onlyKnown(t *tree, gt reflect.Type) *tree {
 	out := &tree{kind: t.kind, scalar: t.scalar}
 	switch gt.Kind() {
 	case reflect.Struct:
-		types := jsonFields(gt)
+		types := m.of(gt)
 		for _, f := range t.fields {
 			if ft, ok := types[f.name]; ok && !f.value.isEmptyObject() {
-				out.fields = append(out.fields, field{f.name, onlyKnown(f.value, ft)})
+				out.fields = append(out.fields, field{f.name, m.onlyKnown(f.value, ft)})
 			}
 		}
 	case reflect.Map:
 		for _, f := range t.fields {
-			out.fields = append(out.fields, field{f.name, onlyKnown(f.value, gt.Elem())})
+			out.fields = append(out.fields, field{f.name, m.onlyKnown(f.value, gt.Elem())})
 		}
 	case reflect.Slice, reflect.Array:
-		for _, m := range t.members {
-			out.members = append(out.members, onlyKnown(m, gt.Elem()))
+		for _, e := range t.members {
+			out.members = append(out.members, m.onlyKnown(e, gt.Elem()))
 		}
 	default:
 		return t

@@ -26,7 +26,7 @@ func Validate(r Resource) error {
 		return errors.Join(f.errs...)
 	}
 	f.metadata(kind, r)
-	f.walk("", reflect.ValueOf(r), "")
+	f.walk(nil, reflect.ValueOf(r), nil)
 	switch r := r.(type) {
 	case *BGPConfiguration:
 		f.bgpConfiguration(r)
@@ -63,8 +63,9 @@ func Validate(r Resource) error {
 
 // faults collects what is wrong with one object.
 type faults struct {
-	key  Key
-	errs []error
+	key   Key
+	errs  []error
+	plans map[reflect.Type]plan // of the types seen in this object
 }
 
 // add notes a fault of the field at path, "spec.cidr". value is nil if there is

@@ -11,44 +11,96 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// walk checks v, which lies at path, and all that is in it, one field at a
-// time, by the types and by the "validate" tags with which upstream's types and
-// our own say what a field may hold. What depends on several fields is checked
-// by kind.
+// place is where a value is in an object. It is written out only for faults:
+// objects may have a great many fields.
+type place struct {
+	in    *place
+	name  string // of a field
+	index int    // of an element, -1 for fields
+	key   any    // of a map's value
+}
+
+func (p *place) String() string {
+	if p == nil {
+		return ""
+	}
+	switch {
+	case p.key != nil:
+		return fmt.Sprintf("%s[%v]", p.in, p.key)
+	case p.index >= 0:
+		return fmt.Sprintf("%s[%d]", p.in, p.index)
+	case p.in == nil:
+		return p.name
+	}
+	return p.in.String() + "." + p.name
+}
+
+// plan is what there is to check in the fields of a struct type.
+type plan []planned
+
+type planned struct {
+	index    int
+	name     string // "" for a struct whose fields count as the outer's
+	rules    []string
+	skipZero bool // nothing to check if the field is not set
+}
+
+// planOf returns the plan of the struct type t.
+func (f *faults) planOf(t reflect.Type) plan {
+	if p, ok := f.plans[t]; ok {
+		return p
+	}
+	p := plan{}
+	for i := range t.NumField() {
+		sf := t.Field(i)
+		name, _, _ := strings.Cut(sf.Tag.Get("json"), ",")
+		if !sf.IsExported() || name == "-" {
+			continue
+		}
+		if name == "" && !sf.Anonymous {
+			name = sf.Name
+		}
+		rules := strings.Split(sf.Tag.Get("validate"), ",")
+		p = append(p, planned{index: i, name: name, rules: rules, skipZero: rules[0] == "omitempty"})
+	}
+	if f.plans == nil {
+		f.plans = make(map[reflect.Type]plan)
+	}
+	f.plans[t] = p
+	return p
+}
+
+// walk checks v, which is at p, and all that is in it, one field at a time, by
+// the types and by the "validate" tags with which upstream's types and our own
+// say what a field may hold. What depends on several fields is checked by kind.
 //
-// A tag is a list of checks: "omitempty" ends it for a field that is not set,
+// A tag is a list of rules: "omitempty" ends it for a field that is not set,
 // "dive" applies the rest to the elements, the others are in [faults.check].
-func (f *faults) walk(path string, v reflect.Value, tag string) {
+func (f *faults) walk(p *place, v reflect.Value, rules []string) {
 	set := false
 	for v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface {
 		if v.IsNil() {
-			if hasRule(tag, "required") {
-				f.add(path, nil, "missing")
+			if slices.Contains(rules, "required") {
+				f.add(p.String(), nil, "missing")
 			}
 			return
 		}
 		v, set = v.Elem(), true
 	}
-	rules := strings.Split(tag, ",")
 	for i, rule := range rules {
-		if rule == "omitempty" && !set && (v.IsZero() || isEmpty(v)) {
+		switch {
+		case rule == "omitempty" && !set && (v.IsZero() || isEmpty(v)):
 			return
-		}
-		if rule == "dive" {
-			f.elements(path, v, strings.Join(rules[i+1:], ","))
+		case rule == "dive":
+			f.elements(p, v, rules[i+1:])
 			return
-		}
-		if rule == "required" && set {
-			continue // also if it points to zero
-		}
-		if !f.check(path, v, rule) {
+		case rule == "required" && set: // also if it points to zero
+		case !f.check(p, v, rule):
 			return // one fault per field says enough
 		}
 	}
-	f.inside(path, v)
+	f.inside(p, v)
 }
-
-func hasRule(tag, rule string) bool { return slices.Contains(strings.Split(tag, ","), rule) }
 
 func isEmpty(v reflect.Value) bool {
 	return (v.Kind() == reflect.Slice || v.Kind() == reflect.Map) && v.Len() == 0
@@ -56,78 +108,66 @@ func isEmpty(v reflect.Value) bool {
 
 // inside checks values that say by their type what they may be, and the fields
 // of structs.
-func (f *faults) inside(path string, v reflect.Value) {
-	switch x := v.Interface().(type) {
-	case metav1.ObjectMeta, metav1.TypeMeta:
-		return // see metadata
-	case numorstring.Protocol:
-		if _, ok := NumberOf(x); !ok || x.Type == numorstring.NumOrStringString && x != numorstring.ProtocolFromString(x.StrVal) {
-			f.add(path, x.String(), "expected 1 to 255, TCP, UDP, ICMP, ICMPv6, SCTP or UDPLite")
-		}
-		return
-	case numorstring.Port:
-		f.port(path, x)
-		return
-	case numorstring.ASNumber:
-		// Zero is a field that is not set, unless a pointer leads here: there is no AS 0.
-		return
-	case numorstring.DSCP:
-		if err := x.Validate(); err != nil {
-			f.add(path, x.String(), "%v", err)
-		}
-		return
-	}
+func (f *faults) inside(p *place, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Struct:
-		if isOpaque(v.Type()) {
-			return
-		}
-		for sf, fv := range v.Fields() {
-			f.field(path, sf, fv)
-		}
+		f.fields(p, v)
 	case reflect.Slice, reflect.Array, reflect.Map:
-		f.elements(path, v, "")
+		if k := v.Type().Elem().Kind(); k != reflect.String && k != reflect.Uint8 {
+			f.elements(p, v, nil)
+		}
 	}
 }
 
-// field checks one field of a struct at path.
-func (f *faults) field(path string, sf reflect.StructField, v reflect.Value) {
-	if !sf.IsExported() {
+func (f *faults) fields(p *place, v reflect.Value) {
+	switch v.Type() {
+	case reflect.TypeFor[metav1.ObjectMeta](), reflect.TypeFor[metav1.TypeMeta]():
+		return // see metadata
+	case reflect.TypeFor[numorstring.Protocol]():
+		if x := v.Interface().(numorstring.Protocol); !isProtocol(x) {
+			f.add(p.String(), x.String(), "expected 1 to 255, TCP, UDP, ICMP, ICMPv6, SCTP or UDPLite")
+		}
+		return
+	case reflect.TypeFor[numorstring.Port]():
+		f.port(p, v.Interface().(numorstring.Port))
+		return
+	case reflect.TypeFor[numorstring.DSCP]():
+		x := v.Interface().(numorstring.DSCP)
+		if err := x.Validate(); err != nil {
+			f.add(p.String(), x.String(), "%v", err)
+		}
 		return
 	}
-	name, _, _ := strings.Cut(sf.Tag.Get("json"), ",")
-	switch {
-	case name == "-":
-		return
-	case name == "" && sf.Anonymous:
-		f.walk(path, v, "")
+	if isOpaque(v.Type()) {
 		return
 	}
-	at := join(path, orElse(name, sf.Name))
-	if as, ok := v.Interface().(*numorstring.ASNumber); ok && as != nil && *as == 0 {
-		f.add(at, uint32(*as), "expected an AS number from 1 to 4294967295")
-		return
+	for _, pf := range f.planOf(v.Type()) {
+		fv := v.Field(pf.index)
+		if pf.skipZero && fv.IsZero() {
+			continue
+		}
+		at := &place{in: p, name: pf.name, index: -1}
+		if pf.name == "" {
+			at = p
+		}
+		if fv.Type() == reflect.TypeFor[*numorstring.ASNumber]() && !fv.IsNil() && fv.Elem().IsZero() {
+			f.add(at.String(), 0, "expected an AS number from 1 to 4294967295")
+			continue
+		}
+		f.walk(at, fv, pf.rules)
 	}
-	f.walk(at, v, sf.Tag.Get("validate"))
-}
-
-func join(path, name string) string {
-	if path == "" {
-		return name
-	}
-	return path + "." + name
 }
 
 // elements checks the elements of a list, or the values of a map.
-func (f *faults) elements(path string, v reflect.Value, tag string) {
+func (f *faults) elements(p *place, v reflect.Value, rules []string) {
 	switch v.Kind() {
 	case reflect.Slice, reflect.Array:
 		for i := range v.Len() {
-			f.walk(path+"["+strconv.Itoa(i)+"]", v.Index(i), tag)
+			f.walk(&place{in: p, index: i}, v.Index(i), rules)
 		}
 	case reflect.Map:
 		for _, k := range sortedKeys(v) {
-			f.walk(path+"["+fmt.Sprint(k)+"]", v.MapIndex(k), tag)
+			f.walk(&place{in: p, key: k}, v.MapIndex(k), rules)
 		}
 	}
 }
@@ -138,21 +178,28 @@ func sortedKeys(m reflect.Value) []reflect.Value {
 	})
 }
 
+// isProtocol tells whether p is a number or a name as the API writes it.
+func isProtocol(p numorstring.Protocol) bool {
+	_, ok := NumberOf(p)
+	return ok && (p.Type == numorstring.NumOrStringNum || p == numorstring.ProtocolFromString(p.StrVal))
+}
+
 // port checks a port, a range or a named port of a rule.
-func (f *faults) port(path string, p numorstring.Port) {
+func (f *faults) port(at *place, p numorstring.Port) {
+	path := at.String
 	switch {
 	case p.PortName != "" && (p.MinPort != 0 || p.MaxPort != 0):
-		f.add(path, p.PortName, "a named port has no number")
+		f.add(path(), p.PortName, "a named port has no number")
 	case p.PortName != "":
 	case p.MinPort == 0:
-		f.add(path, p.String(), "expected ports from 1 to 65535")
+		f.add(path(), p.String(), "expected ports from 1 to 65535")
 	case p.MinPort > p.MaxPort:
-		f.add(path, p.String(), "the range ends before it begins")
+		f.add(path(), p.String(), "the range ends before it begins")
 	}
 }
 
 // check applies one check of a tag and tells whether v passed.
-func (f *faults) check(path string, v reflect.Value, rule string) bool {
+func (f *faults) check(p *place, v reflect.Value, rule string) bool {
 	name, arg, _ := strings.Cut(rule, "=")
 	var why string
 	switch name {
@@ -177,27 +224,27 @@ func (f *faults) check(path string, v reflect.Value, rule string) bool {
 		}
 	case "labels":
 		if m, ok := v.Interface().(map[string]string); ok {
-			f.labels(path, m)
+			f.labels(p.String(), m)
 		}
 	default:
-		why = f.checkText(path, name, v)
+		why = f.checkText(p, name, v)
 	}
 	if why == "" {
 		return true
 	}
 	if why == "missing" {
-		f.add(path, nil, "missing")
+		f.add(p.String(), nil, "missing")
 	} else {
-		f.add(path, v.Interface(), "%s", why)
+		f.add(p.String(), v.Interface(), "%s", why)
 	}
 	return false
 }
 
 // checkText applies a check of text to v, or to every element of v.
-func (f *faults) checkText(path, name string, v reflect.Value) string {
+func (f *faults) checkText(p *place, name string, v reflect.Value) string {
 	if v.Kind() == reflect.Slice {
 		for i := range v.Len() {
-			f.walk(path+"["+strconv.Itoa(i)+"]", v.Index(i), name)
+			f.walk(&place{in: p, index: i}, v.Index(i), []string{name})
 		}
 		return ""
 	}
