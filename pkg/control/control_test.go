@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -34,6 +35,8 @@ type world struct {
 	fail     map[string]int // "host ensure": how many more calls fail
 	journal  []string
 	resyncs  int
+	invalid  map[api.Key]error
+	compiled int // how many policies were given to the compiler
 }
 
 func newWorld() *world {
@@ -66,7 +69,11 @@ func (w *world) InSync() bool {
 	return w.inSync
 }
 
-func (w *world) Problems() map[api.Key]error { return nil }
+func (w *world) Problems() map[api.Key]error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.invalid)
+}
 
 func (w *world) Links() ([]desired.Link, error) {
 	w.mu.Lock()
@@ -78,7 +85,12 @@ func (w *world) Links() ([]desired.Link, error) {
 	return slices.Clone(w.links), nil
 }
 
-func (w *world) Compile(s *api.Store) *policy.Tables { return &policy.Tables{} }
+func (w *world) Compile(s *api.Store) *policy.Tables {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.compiled = len(api.All[*api.GlobalNetworkPolicy](s, api.KindGlobalNetworkPolicy))
+	return &policy.Tables{}
+}
 
 // silent never changes.
 type silent struct{}
@@ -329,5 +341,37 @@ func TestStateReachesSinksWhole(t *testing.T) {
 	s := <-seen
 	if s.Dataplane.Policy == nil || len(s.Dataplane.Uplinks) != 1 {
 		t.Errorf("got %+v", s.Dataplane)
+	}
+}
+
+func TestUnreadablePolicyDenies(t *testing.T) {
+	w := newWorld()
+	key := api.Key{Kind: api.KindGlobalNetworkPolicy, Name: "x"}
+	w.invalid = map[api.Key]error{key: errors.New("spec.order: not a number")}
+	w.changes, w.revision = []api.Change{{Key: key}}, 1
+	c := start(t, w, Options{})
+	if err := c.Wait(t.Context(), api.Key{}, 1); err != nil {
+		t.Fatal(err)
+	}
+	var status nodeapi.Status
+	c.Fill(&status)
+	if w.compiled != 1 || len(status.Problems) != 1 || status.Problems[0].Object != key.String() {
+		t.Errorf("compiled %d, problems %v", w.compiled, status.Problems)
+	}
+	p := standIn(key).(*api.GlobalNetworkPolicy)
+	if err := api.Validate(p); err != nil || p.Spec.Selector != "all()" || p.Spec.Tier != "default" {
+		t.Errorf("stand-in %+v: %v", p.Spec, err)
+	}
+	if standIn(api.Key{Kind: api.KindIPPool, Name: "x"}) != nil {
+		t.Error("stand-in for a pool")
+	}
+
+	// Gone is gone.
+	w.do(func() { w.invalid, w.changes, w.revision = nil, []api.Change{{Key: key}}, 2 })
+	if err := c.Wait(t.Context(), api.Key{}, 2); err != nil {
+		t.Fatal(err)
+	}
+	if w.compiled != 0 {
+		t.Errorf("compiled %d", w.compiled)
 	}
 }

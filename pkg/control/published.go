@@ -122,7 +122,7 @@ func (p *Published) publish(r result) {
 	m.rounds.Inc()
 	m.duration.Observe(r.took.Seconds())
 	m.revision.Set(float64(p.enforced.revision))
-	m.problems.Set(float64(len(p.problems)))
+	m.problems.Set(float64(len(p.currentProblems())))
 	m.inSync.Set(0)
 	if r.err != nil {
 		m.errors.Inc()
@@ -138,16 +138,11 @@ func (p *Published) publish(r result) {
 	}
 }
 
-// currentProblems returns what is wrong now, by "object: error".
+// currentProblems returns what is wrong now, in order.
 func (p *Published) currentProblems() []nodeapi.Problem {
-	var out []nodeapi.Problem
+	out := p.stateProblems()
 	for key, err := range p.last.invalid {
 		out = append(out, nodeapi.Problem{Object: key.String(), Error: err.Error()})
-	}
-	if p.last.state != nil {
-		for _, pr := range p.last.state.Problems {
-			out = append(out, nodeapi.Problem{Object: pr.Object.String(), Error: pr.Err.Error()})
-		}
 	}
 	slices.SortFunc(out, func(a, b nodeapi.Problem) int {
 		return strings.Compare(a.Object+a.Error, b.Object+b.Error)
@@ -155,9 +150,21 @@ func (p *Published) currentProblems() []nodeapi.Problem {
 	return slices.Compact(out)
 }
 
+func (p *Published) stateProblems() []nodeapi.Problem {
+	var out []nodeapi.Problem
+	if p.last.state != nil {
+		for _, pr := range p.last.state.Problems {
+			out = append(out, nodeapi.Problem{Object: pr.Object.String(), Error: pr.Err.Error()})
+		}
+	}
+	return out
+}
+
+// logProblems logs what is new and what is gone. Of objects that are not valid
+// the datastore's watcher has told.
 func (p *Published) logProblems() {
 	now := make(map[string]string)
-	for _, pr := range p.currentProblems() {
+	for _, pr := range p.stateProblems() {
 		text := pr.Object + ": " + pr.Error
 		now[text] = pr.Object
 		if _, known := p.problems[text]; !known {
@@ -216,6 +223,15 @@ func (p *Published) Fill(s *nodeapi.Status) {
 	}
 	s.Endpoints = p.endpoints()
 	s.Problems = p.currentProblems()
+}
+
+func (p *Published) bgp() (enabled bool, as uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.last.state == nil {
+		return false, 0
+	}
+	return p.last.state.BGP.Enabled, p.last.state.BGP.AS
 }
 
 // Wait returns when the revision is enforced and, for a workload endpoint, the

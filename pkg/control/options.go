@@ -1,0 +1,74 @@
+package control
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/control/desired"
+	"calico-xdp/pkg/policy"
+)
+
+// Sink makes one part of the world what the state says. Both methods take the
+// whole state; calling them again is harmless, and after an error they are
+// called again.
+type Sink interface {
+	Ensure(ctx context.Context, want *desired.State) error // add and change
+	Prune(ctx context.Context, want *desired.State) error  // remove what is not wanted
+	Resync()                                               // forget what was there: read it again
+}
+
+// NamedSink is a sink as logs and metrics call it.
+type NamedSink struct {
+	Name string
+	Sink
+}
+
+// Datastore is a watch of the resources.
+type Datastore interface {
+	Changed() <-chan struct{}
+	// Take returns what changed since the last call, and the revision as of
+	// which that is the whole truth.
+	Take() ([]api.Change, int64)
+	InSync() bool
+	Problems() map[api.Key]error
+}
+
+// Compiler compiles the policy for this node's endpoints.
+type Compiler interface {
+	Compile(*api.Store) *policy.Tables
+}
+
+// Links watches the host's interfaces.
+type Links interface {
+	Changed() <-chan struct{}
+	Links() ([]desired.Link, error)
+}
+
+// Learner watches what BGP peers announce.
+type Learner interface {
+	Changed() <-chan struct{}
+	Learned() []desired.LearnedRoute
+}
+
+// Options are what a controller works with.
+type Options struct {
+	Node      string
+	Config    desired.Config
+	Datastore Datastore
+	Policy    Compiler
+	Links     Links
+	Learner   Learner
+	// Sinks in the order in which they depend on each other. The first one
+	// enforces policy: what it has taken up counts as enforced.
+	Sinks []NamedSink
+	// Observe, if set, is told of each round's changes and result.
+	Observe func([]api.Change, *desired.State)
+	Logger  *slog.Logger
+
+	Gather   time.Duration // how long changes are gathered into one round; default 5 ms
+	Resync   time.Duration // how often the world is read back; default 90 s
+	MinRetry time.Duration // default 100 ms, doubling up to
+	MaxRetry time.Duration // default 15 s
+}
