@@ -1,0 +1,188 @@
+package datastore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+)
+
+// EmbeddedConfig says how to run etcd in this process.
+type EmbeddedConfig struct {
+	// Dir holds the data. It is made if missing, for its owner only.
+	Dir string
+	// ListenClients are URLs, "http://10.0.0.1:2379". Default: the ports 2379
+	// and 4001 on loopback.
+	ListenClients []string
+	// Name of the etcd member; it only shows in etcd's own tools.
+	Name string
+}
+
+const (
+	embeddedStart = 30 * time.Second // for a large data directory on a slow disk
+	// Of the history etcd keeps this much. A watcher that was away for longer
+	// compares a snapshot.
+	embeddedHistory = "1h"
+	embeddedQuota   = 8 << 30 // bytes; etcd's own advice for the upper limit
+)
+
+// Embedded is an etcd of one member that runs in this process. It has no peers
+// and listens for none, so several may run on one machine.
+type Embedded struct {
+	etcd      *embed.Etcd
+	endpoints []string
+	lock      *os.File
+	streams   context.CancelFunc
+}
+
+// StartEmbedded starts etcd and returns when it answers.
+func StartEmbedded(config EmbeddedConfig, log *slog.Logger) (*Embedded, error) {
+	e := &Embedded{}
+	if err := e.start(config, log.With("component", "etcd")); err != nil {
+		e.Close()
+		return nil, fmt.Errorf("embedded etcd in %s: %w", config.Dir, err)
+	}
+	return e, nil
+}
+
+func (e *Embedded) start(config EmbeddedConfig, log *slog.Logger) error {
+	if config.Dir == "" {
+		return errors.New("no data directory given")
+	}
+	listen, err := listenURLs(config.ListenClients)
+	if err != nil {
+		return err
+	}
+	if err := e.lockDir(config.Dir); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	e.streams = cancel
+
+	c := embed.NewConfig()
+	c.Name = config.Name
+	if c.Name == "" {
+		c.Name = "calico-node"
+	}
+	c.Dir = filepath.Join(config.Dir, "etcd")
+	c.ListenClientUrls, c.AdvertiseClientUrls = listen, listen
+	c.ListenPeerUrls = nil
+	c.InitialCluster = c.InitialClusterFromName(c.Name)
+	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, embeddedHistory
+	c.QuotaBackendBytes = embeddedQuota
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(log))
+	c.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainStreamInterceptor(endStreamsWith(ctx))}
+	if e.etcd, err = embed.StartEtcd(c); err != nil {
+		return err
+	}
+	select {
+	case <-e.etcd.Server.ReadyNotify():
+	case err := <-e.etcd.Err():
+		return err
+	case <-time.After(embeddedStart):
+		return fmt.Errorf("not ready within %s", embeddedStart)
+	}
+	for _, l := range e.etcd.Clients {
+		e.endpoints = append(e.endpoints, localEndpoint(l.Addr()))
+	}
+	return nil
+}
+
+// lockDir makes the directory and locks it for this process. Without that a
+// second etcd waits for the first one's database for ever.
+func (e *Embedded) lockDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := os.Chmod(dir, 0o700); err != nil { // it may have been there
+		return err
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return errors.New("another process uses this directory")
+		}
+		return fmt.Errorf("lock: %w", err)
+	}
+	e.lock = lock
+	return nil
+}
+
+// Endpoints returns URLs at which this machine reaches the server.
+func (e *Embedded) Endpoints() []string { return e.endpoints }
+
+// Failed receives an error if the server ends by itself.
+func (e *Embedded) Failed() <-chan error { return e.etcd.Err() }
+
+// Close stops the server. Its data is kept.
+func (e *Embedded) Close() {
+	if e.streams != nil {
+		e.streams()
+	}
+	if e.etcd != nil {
+		e.etcd.Close()
+	}
+	if e.lock != nil {
+		e.lock.Close()
+	}
+}
+
+// endStreamsWith ends clients' streams with ctx. Watches never end by
+// themselves, and a server waits seconds for its streams before it stops.
+func endStreamsWith(ctx context.Context) grpc.StreamServerInterceptor {
+	return func(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+		streamCtx, cancel := context.WithCancel(stream.Context())
+		defer cancel()
+		defer context.AfterFunc(ctx, cancel)()
+		return handle(server, &endingStream{stream, streamCtx})
+	}
+}
+
+type endingStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+// Context implements grpc.ServerStream.
+func (s *endingStream) Context() context.Context { return s.ctx }
+
+func listenURLs(texts []string) ([]url.URL, error) {
+	if len(texts) == 0 {
+		texts = []string{"http://127.0.0.1:2379", "http://127.0.0.1:4001"}
+	}
+	var out []url.URL
+	for _, text := range texts {
+		u, err := url.Parse(text)
+		if err != nil || u.Scheme != "http" {
+			return nil, fmt.Errorf("listen address %q: http://ADDRESS:PORT expected", text)
+		}
+		if _, _, err := net.SplitHostPort(u.Host); err != nil {
+			return nil, fmt.Errorf("listen address %q: http://ADDRESS:PORT expected", text)
+		}
+		out = append(out, *u)
+	}
+	return out, nil
+}
+
+// localEndpoint returns the URL of a listener. One that takes any address is
+// reached on loopback.
+func localEndpoint(a net.Addr) string {
+	host, port, err := net.SplitHostPort(a.String())
+	if ip := net.ParseIP(host); err == nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
