@@ -22,14 +22,20 @@ type affinity struct {
 
 // affinities returns all claims, or those of one node.
 func (a *Allocator) affinities(ctx context.Context, node string) ([]affinity, error) {
-	all, err := list[*api.BlockAffinity](ctx, a.store, api.KindBlockAffinity)
+	var all []*api.BlockAffinity
+	var err error
+	if node == "" {
+		all, err = list[*api.BlockAffinity](ctx, a.store, api.KindBlockAffinity)
+	} else {
+		all, err = a.store.ListAffinities(ctx, node)
+	}
 	if err != nil {
 		return nil, err
 	}
 	var out []affinity
 	for _, r := range all {
 		owner, block, err := r.Claim()
-		if err != nil || r.Deleted || node != "" && owner != node {
+		if err != nil || r.Deleted {
 			continue // not ours to judge
 		}
 		out = append(out, affinity{owner, block, r.State})

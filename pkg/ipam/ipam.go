@@ -47,6 +47,7 @@ import (
 type Store interface {
 	Get(ctx context.Context, key api.Key) (api.Resource, error)
 	List(ctx context.Context, kind, namespace string) ([]api.Resource, error)
+	ListAffinities(ctx context.Context, node string) ([]*api.BlockAffinity, error)
 	Create(ctx context.Context, r api.Resource) (api.Resource, error)
 	Update(ctx context.Context, r api.Resource) (api.Resource, error)
 	Delete(ctx context.Context, key api.Key, resourceVersion string) (api.Resource, error)
