@@ -1,0 +1,171 @@
+package bgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	api "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v3/pkg/server"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// restartTime is how long, in seconds, a peer keeps our routes after the
+	// connection broke; Calico's and BIRD's default.
+	restartTime = 120
+	// deferralTime is how long, in seconds, a restarted speaker holds its
+	// announcements back for a peer's End-of-RIB marker. RFC 4724 means it for
+	// speakers that forward what they learned; ours forwards on its own, so
+	// little is gained by waiting.
+	deferralTime = 5
+	// connectRetry is the pause between connection attempts, in seconds; GoBGP
+	// adds up to as much again by chance.
+	connectRetry = 5
+	// multihopTTL lets an external peer be behind a router, as Calico does.
+	multihopTTL = 64
+)
+
+// session is one BGP session but for the peer's address, which is its key.
+type session struct {
+	port     int
+	as       uint32
+	local    netip.Addr // invalid: whatever the host's routes say
+	passive  bool       // the peer dials
+	password string
+}
+
+// sameAs compares a session that was read back with a wanted one.
+func (s session) sameAs(want session) bool {
+	if !want.local.IsValid() {
+		s.local = want.local
+	}
+	return s == want
+}
+
+// peerTable is GoBGP's neighbours as a reconcile.Table.
+type peerTable struct {
+	library *server.BgpServer
+	// restarting: peers that come now may still hold routes of our former
+	// self. It makes GoBGP say in its OPEN that forwarding went on meanwhile,
+	// without which they drop those just before they hear them again. GoBGP
+	// stops saying so on all sessions once the first is complete, so of many
+	// sessions some see that gap, of under a millisecond and the way there.
+	restarting bool
+}
+
+func (t *peerTable) Load() (map[netip.Addr]session, error) {
+	found := map[netip.Addr]session{}
+	var bad error
+	err := t.library.ListPeer(context.Background(), &api.ListPeerRequest{}, func(p *api.Peer) {
+		address, err := netip.ParseAddr(p.GetConf().GetNeighborAddress())
+		if err != nil {
+			bad = err
+			return
+		}
+		w := session{
+			port:     int(p.GetTransport().GetRemotePort()),
+			as:       p.GetConf().GetPeerAsn(),
+			password: p.GetConf().GetAuthPassword(),
+			passive:  p.GetTransport().GetPassiveMode(),
+		}
+		w.local, _ = netip.ParseAddr(p.GetTransport().GetLocalAddress())
+		found[address] = w
+	})
+	if err == nil {
+		err = bad
+	}
+	if err != nil {
+		return nil, fmt.Errorf("bgp peers: %w", err)
+	}
+	return found, nil
+}
+
+func (t *peerTable) Put(address netip.Addr, w session) error {
+	if w.password != "" {
+		if err := signaturesSupported(); err != nil {
+			// GoBGP would go on and accept connections without a signature.
+			return errors.Join(fmt.Errorf("bgp peer %s: password: %w", address, err), t.Delete(address))
+		}
+	}
+	exists := false
+	err := t.library.ListPeer(context.Background(), &api.ListPeerRequest{Address: address.String()}, func(*api.Peer) { exists = true })
+	if err == nil && exists {
+		_, err = t.library.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: t.neighbour(address, w)})
+	} else if err == nil {
+		err = t.library.AddPeer(context.Background(), &api.AddPeerRequest{Peer: t.neighbour(address, w)})
+	}
+	if err != nil {
+		return fmt.Errorf("bgp peer %s: %w", address, err)
+	}
+	return nil
+}
+
+func (t *peerTable) Delete(address netip.Addr) error {
+	var old *api.Peer
+	err := t.library.ListPeer(context.Background(), &api.ListPeerRequest{Address: address.String()}, func(p *api.Peer) { old = p })
+	if err == nil && old == nil {
+		return nil
+	}
+	if err == nil && old.GetConf().GetAuthPassword() != "" {
+		// Deleting leaves the password on the listening socket, where it would
+		// refuse the peer if it came back without one; changing takes it off.
+		w := session{port: int(old.GetTransport().GetRemotePort()), as: old.GetConf().GetPeerAsn()}
+		_, err = t.library.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: t.neighbour(address, w)})
+	}
+	if err == nil {
+		err = t.library.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: address.String()})
+	}
+	if err != nil {
+		return fmt.Errorf("bgp peer %s: %w", address, err)
+	}
+	return nil
+}
+
+// signaturesSupported asks the kernel whether it knows TCP MD5 signatures,
+// which is a build option.
+func signaturesSupported() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("socket: %w", err)
+	}
+	defer unix.Close(fd)
+	s := &unix.TCPMD5Sig{Keylen: 1}
+	s.Addr.Family = unix.AF_INET
+	s.Key[0] = 'x'
+	if err := unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, s); err != nil {
+		return fmt.Errorf("this kernel has no TCP MD5 signatures: %w", err)
+	}
+	return nil
+}
+
+// neighbour is the GoBGP configuration of a session.
+func (t *peerTable) neighbour(address netip.Addr, w session) *api.Peer {
+	p := &api.Peer{
+		Conf: &api.PeerConf{
+			NeighborAddress: address.String(),
+			PeerAsn:         w.as,
+			AuthPassword:    w.password,
+		},
+		Transport: &api.Transport{RemotePort: uint32(w.port), PassiveMode: w.passive},
+		Timers:    &api.Timers{Config: &api.TimersConfig{ConnectRetry: connectRetry}},
+		// Notifications stay out of it (RFC 8538), as with BIRD: a peer that is
+		// told to end the session drops the routes, one that loses it does not.
+		GracefulRestart: &api.GracefulRestart{
+			Enabled:         true,
+			RestartTime:     restartTime,
+			DeferralTime:    deferralTime,
+			LocalRestarting: t.restarting,
+		},
+		EbgpMultihop: &api.EbgpMultihop{Enabled: true, MultihopTtl: multihopTTL},
+		AfiSafis: []*api.AfiSafi{{
+			Config:            &api.AfiSafiConfig{Family: familyOf(address), Enabled: true},
+			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}},
+		}},
+	}
+	if w.local.IsValid() {
+		p.Transport.LocalAddress = w.local.String()
+	}
+	return p
+}
