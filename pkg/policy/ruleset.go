@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 
 	"calico-xdp/pkg/api"
 )
@@ -22,34 +23,63 @@ type segment struct {
 	blocks []*block
 }
 
-// segments returns what decides about an endpoint in one direction, in order.
-func (c *Compiler) segments(i *identity, profiles []string, direction int) []segment {
+// leaves says whether there are packets that no rule of the segment decides
+// about.
+func (s segment) leaves() bool {
+	if s.tier == nil || s.tier.defaultAction == Pass {
+		return true
+	}
+	return slices.ContainsFunc(s.blocks, func(b *block) bool {
+		return slices.ContainsFunc(b.clauses, func(k clause) bool { return k.action == Pass })
+	})
+}
+
+// segments returns what decides about an endpoint in one direction, in order,
+// and whether there is anything left to decide behind it.
+func (c *Compiler) segments(i *identity, profiles []string, direction int) (list []segment, open bool) {
 	for _, set := range c.policySets.of(i).sets {
 		set.mark = i
 	}
-	var out []segment
-	for _, t := range c.tiers {
+	inTier := func(t *tier) segment {
 		s := segment{tier: t}
 		for _, p := range t.policies {
 			if p.applies[direction] && p.set.mark == i {
 				s.blocks = append(s.blocks, c.policyBlock(p, direction, t))
 			}
 		}
-		if len(s.blocks) > 0 {
-			out = append(out, s)
+		return s
+	}
+	for _, t := range c.tiers {
+		if t.exists {
+			continue
+		}
+		// Nobody knows where the tier would be, so it is in front: it closes.
+		if s := inTier(t); len(s.blocks) > 0 {
+			return []segment{s}, false
+		}
+	}
+	for _, t := range c.tiers {
+		if s := inTier(t); len(s.blocks) > 0 {
+			list = append(list, s)
+			if !s.leaves() {
+				return list, false
+			}
 		}
 	}
 	for _, name := range profiles {
-		out = append(out, segment{blocks: []*block{c.profileBlock(name, direction)}})
+		list = append(list, segment{blocks: []*block{c.profileBlock(name, direction)}})
 	}
-	return out
+	return list, true
 }
 
 // rulesetOf returns the ruleset of an endpoint in one direction. It fails if the
 // ruleset is too long; then the one it returns denies all.
 func (c *Compiler) rulesetOf(i *identity, profiles []string, direction int) (RulesetID, error) {
-	segments := c.segments(i, profiles, direction)
-	size := 1
+	segments, open := c.segments(i, profiles, direction)
+	size := 0
+	if open {
+		size++
+	}
 	key := []byte{byte(direction)}
 	for _, s := range segments {
 		if s.tier != nil {
@@ -70,7 +100,7 @@ func (c *Compiler) rulesetOf(i *identity, profiles []string, direction int) (Rul
 		at, t := longest(segments)
 		return c.closed(direction, t, at), fmt.Errorf("%s: %d rules apply, %d can be compiled", directions[direction], size, MaxRules)
 	}
-	id, _ := c.rulesets.take(key, c.result, func() *compiledRuleset { return flatten(segments, direction) })
+	id, _ := c.rulesets.take(key, c.result, func() *compiledRuleset { return flatten(segments, open, direction) })
 	return RulesetID(id), nil
 }
 
@@ -101,8 +131,9 @@ func (c *Compiler) closed(direction int, t *tier, object api.Key) RulesetID {
 	return RulesetID(n)
 }
 
-// flatten makes one list of the segments and what happens behind them.
-func flatten(segments []segment, direction int) *compiledRuleset {
+// flatten makes one list of the segments and, if anything gets through them, the
+// final drop.
+func flatten(segments []segment, open bool, direction int) *compiledRuleset {
 	r := new(compiledRuleset)
 	add := func(k clause, id RuleID) {
 		id.Direction, id.Index = directions[direction], k.index
@@ -128,6 +159,8 @@ func flatten(segments []segment, direction int) *compiledRuleset {
 			}
 		}
 	}
-	add(clause{action: Deny, index: -1}, RuleID{})
+	if open {
+		add(clause{action: Deny, index: -1}, RuleID{})
+	}
 	return r
 }
