@@ -181,7 +181,7 @@ func newBirdPeer(t *testing.T) *node {
 	})
 	peer := func(local, address string) desired.BGPPeer {
 		return desired.BGPPeer{
-			Local: netip.MustParseAddr(local), Address: netip.MustParseAddr(address), AS: 64512, Kind: meshKind,
+			Local: netip.MustParseAddr(local), Address: netip.MustParseAddr(address), AS: 64512, Kind: desired.PeerMesh,
 		}
 	}
 	return &node{Speaker: s, t: t, want: desired.State{BGP: desired.BGP{

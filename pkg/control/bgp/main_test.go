@@ -88,7 +88,7 @@ func (n *node) peer(other *node) {
 		{n.want.BGP.NextHop6, other.want.BGP.NextHop6},
 	} {
 		n.want.BGP.Peers[ends[1].String()] = desired.BGPPeer{
-			Local: ends[0], Address: ends[1], AS: other.want.BGP.AS, Kind: meshKind,
+			Local: ends[0], Address: ends[1], AS: other.want.BGP.AS, Kind: desired.PeerMesh,
 		}
 	}
 }

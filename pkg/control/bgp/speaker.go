@@ -252,9 +252,6 @@ func (s *Speaker) stop(ctx context.Context) error {
 	return nil
 }
 
-// meshKind is the Kind of the peers that are nodes of the full mesh.
-const meshKind = "node-to-node mesh"
-
 // wantedPeers turns b's named peers into sessions. There is one session per
 // address; of several peers with one address the first by name wins.
 func wantedPeers(b *desired.BGP) (map[netip.Addr]session, map[netip.Addr]label) {
@@ -280,7 +277,7 @@ func wantedPeers(b *desired.BGP) (map[netip.Addr]session, map[netip.Addr]label) 
 		// dials: Calico's rule, which its nodes rely on. It also spares two
 		// GoBGPs from refusing each other in turns: either closes what reaches
 		// it in the five seconds after a failure, which to the caller is one.
-		w.passive = p.Kind == meshKind && b.ListenPort != NoListen && address.String() > w.local.String()
+		w.passive = p.Kind == desired.PeerMesh && b.ListenPort != NoListen && address.String() > w.local.String()
 		sessions[address], names[address] = w, label{name: name, kind: p.Kind}
 	}
 	return sessions, names
