@@ -46,7 +46,8 @@ static __always_inline __u32 flow_ports(const struct flow *flow, const struct fl
 	struct port_class *class;
 
 	if (key->protocol == IPPROTO_ICMP || key->protocol == IPPROTO_ICMPV6) {
-		source_index = destination_index = port_index(key->protocol, flow->opening);
+		source_index = port_index(key->protocol, 0);
+		destination_index = port_index(key->protocol, flow->opening);
 	} else {
 		source_index = port_index(key->protocol, bpf_ntohs(src));
 		destination_index = port_index(key->protocol, bpf_ntohs(dst));
@@ -263,10 +264,11 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct f
 
 /* The packet's flow, established or not: 0 and *flow, or why the packet is dropped. */
 static __always_inline enum reason flow_decide(struct __sk_buff *skb, const struct packet *p, struct flow **flow,
-					       struct flow *scratch, enum hook hook)
+					       enum hook hook)
 {
 	struct flow *known = bpf_map_lookup_elem(&flows, &p->key);
 	enum reason reason;
+	__u32 zero = 0;
 
 	if (known && flow_is_current(known) && !flow_reopens(known, p)) {
 		*flow = known;
@@ -278,8 +280,10 @@ static __always_inline enum reason flow_decide(struct __sk_buff *skb, const stru
 		flow_touch(known, p);
 		return 0;
 	}
-	*flow = scratch;
-	return flow_slow(skb, p, scratch, hook);
+	*flow = bpf_map_lookup_elem(&scratch, &zero);
+	if (!*flow)
+		return DROP_MALFORMED;
+	return flow_slow(skb, p, *flow, hook);
 }
 
 #endif

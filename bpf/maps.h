@@ -107,6 +107,16 @@ struct {
 	__uint(max_entries, 1);
 } settings SEC(".maps");
 
+/* Where a flow is put together that is not, or not like that, in the tables: the
+ * stack, which all functions of a call share, is too small.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct flow);
+	__uint(max_entries, 1);
+} scratch SEC(".maps");
+
 /* Programs write, the daemon reads. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

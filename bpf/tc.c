@@ -93,7 +93,7 @@ static __always_inline enum reason forward_away(struct __sk_buff *skb, const str
 
 static __always_inline enum reason decide_from_workload(struct __sk_buff *skb, struct packet *p, int *action)
 {
-	struct flow scratch, *flow;
+	struct flow *flow;
 	enum reason reason;
 
 	switch (packet_parse(skb, p)) {
@@ -114,7 +114,7 @@ static __always_inline enum reason decide_from_workload(struct __sk_buff *skb, s
 	default:
 		return DROP_UNSUPPORTED;
 	}
-	reason = flow_decide(skb, p, &flow, &scratch, HOOK_FROM_WORKLOAD);
+	reason = flow_decide(skb, p, &flow, HOOK_FROM_WORKLOAD);
 	if (reason)
 		return reason;
 	if (flow->slots[OTHER_END(p->sender)])
@@ -138,7 +138,7 @@ int from_workload(struct __sk_buff *skb)
  */
 static __always_inline enum reason decide_to_workload(struct __sk_buff *skb, struct packet *p)
 {
-	struct flow scratch, *flow;
+	struct flow *flow;
 	enum reason reason;
 
 	switch (packet_parse(skb, p)) {
@@ -159,7 +159,7 @@ static __always_inline enum reason decide_to_workload(struct __sk_buff *skb, str
 	/* What the host has to say about a workload's packet: too big, time exceeded. */
 	if (p->icmp_error && !skb->ingress_ifindex)
 		return PASS_TO_WORKLOAD;
-	reason = flow_decide(skb, p, &flow, &scratch, HOOK_TO_WORKLOAD);
+	reason = flow_decide(skb, p, &flow, HOOK_TO_WORKLOAD);
 	return reason ? reason : PASS_TO_WORKLOAD;
 }
 
@@ -175,7 +175,7 @@ int to_workload(struct __sk_buff *skb)
 
 static __always_inline enum reason decide_from_network(struct __sk_buff *skb, struct packet *p, int *action)
 {
-	struct flow scratch, *flow;
+	struct flow *flow;
 	struct address *destination;
 	enum reason reason;
 	struct outer outer;
@@ -198,7 +198,7 @@ static __always_inline enum reason decide_from_network(struct __sk_buff *skb, st
 	destination = p->sender ? &p->key.a : &p->key.b;
 	if (!workload_slot(destination))
 		return PASS_NOT_OURS;
-	reason = flow_decide(skb, p, &flow, &scratch, HOOK_FROM_NETWORK);
+	reason = flow_decide(skb, p, &flow, HOOK_FROM_NETWORK);
 	if (reason)
 		return reason;
 	if (outer.forward && !p->icmp_error) {

@@ -132,14 +132,14 @@ func (l Links) Detach(a Attachment) error {
 
 // List returns what is pinned. Live says whether the interface still exists.
 func (l Links) List() (map[Attachment]bool, error) {
+	out := make(map[Attachment]bool)
 	entries, err := os.ReadDir(l.Dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return out, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[Attachment]bool)
 	for _, e := range entries {
 		name, number, ok := strings.Cut(e.Name(), "-")
 		ifindex, err := strconv.Atoi(number)

@@ -26,6 +26,7 @@ const (
 	sweepMapPortClasses      = "port_classes"
 	sweepMapRoutes           = "routes"
 	sweepMapRulesetWords     = "ruleset_words"
+	sweepMapScratch          = "scratch"
 	sweepMapSettings         = "settings"
 	sweepMapWorkloads        = "workloads"
 	sweepProgSweepFlows      = "sweep_flows"
@@ -98,6 +99,7 @@ type sweepMapSpecs struct {
 	PortClasses  *ebpf.MapSpec `ebpf:"port_classes"`
 	Routes       *ebpf.MapSpec `ebpf:"routes"`
 	RulesetWords *ebpf.MapSpec `ebpf:"ruleset_words"`
+	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
 	Settings     *ebpf.MapSpec `ebpf:"settings"`
 	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
 }
@@ -146,6 +148,7 @@ type sweepMaps struct {
 	PortClasses  *ebpf.Map `ebpf:"port_classes"`
 	Routes       *ebpf.Map `ebpf:"routes"`
 	RulesetWords *ebpf.Map `ebpf:"ruleset_words"`
+	Scratch      *ebpf.Map `ebpf:"scratch"`
 	Settings     *ebpf.Map `ebpf:"settings"`
 	Workloads    *ebpf.Map `ebpf:"workloads"`
 }
@@ -162,6 +165,7 @@ func (m *sweepMaps) Close() error {
 		m.PortClasses,
 		m.Routes,
 		m.RulesetWords,
+		m.Scratch,
 		m.Settings,
 		m.Workloads,
 	)

@@ -26,6 +26,7 @@ const (
 	tcMapPortClasses   = "port_classes"
 	tcMapRoutes        = "routes"
 	tcMapRulesetWords  = "ruleset_words"
+	tcMapScratch       = "scratch"
 	tcMapSettings      = "settings"
 	tcMapWorkloads     = "workloads"
 	tcProgFromNetwork  = "from_network"
@@ -96,6 +97,7 @@ type tcMapSpecs struct {
 	PortClasses  *ebpf.MapSpec `ebpf:"port_classes"`
 	Routes       *ebpf.MapSpec `ebpf:"routes"`
 	RulesetWords *ebpf.MapSpec `ebpf:"ruleset_words"`
+	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
 	Settings     *ebpf.MapSpec `ebpf:"settings"`
 	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
 }
@@ -136,6 +138,7 @@ type tcMaps struct {
 	PortClasses  *ebpf.Map `ebpf:"port_classes"`
 	Routes       *ebpf.Map `ebpf:"routes"`
 	RulesetWords *ebpf.Map `ebpf:"ruleset_words"`
+	Scratch      *ebpf.Map `ebpf:"scratch"`
 	Settings     *ebpf.Map `ebpf:"settings"`
 	Workloads    *ebpf.Map `ebpf:"workloads"`
 }
@@ -152,6 +155,7 @@ func (m *tcMaps) Close() error {
 		m.PortClasses,
 		m.Routes,
 		m.RulesetWords,
+		m.Scratch,
 		m.Settings,
 		m.Workloads,
 	)

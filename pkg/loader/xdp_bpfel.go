@@ -26,6 +26,7 @@ const (
 	xdpMapPortClasses  = "port_classes"
 	xdpMapRoutes       = "routes"
 	xdpMapRulesetWords = "ruleset_words"
+	xdpMapScratch      = "scratch"
 	xdpMapSettings     = "settings"
 	xdpMapWorkloads    = "workloads"
 	xdpProgXdpNetwork  = "xdp_network"
@@ -90,6 +91,7 @@ type xdpMapSpecs struct {
 	PortClasses  *ebpf.MapSpec `ebpf:"port_classes"`
 	Routes       *ebpf.MapSpec `ebpf:"routes"`
 	RulesetWords *ebpf.MapSpec `ebpf:"ruleset_words"`
+	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
 	Settings     *ebpf.MapSpec `ebpf:"settings"`
 	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
 }
@@ -130,6 +132,7 @@ type xdpMaps struct {
 	PortClasses  *ebpf.Map `ebpf:"port_classes"`
 	Routes       *ebpf.Map `ebpf:"routes"`
 	RulesetWords *ebpf.Map `ebpf:"ruleset_words"`
+	Scratch      *ebpf.Map `ebpf:"scratch"`
 	Settings     *ebpf.Map `ebpf:"settings"`
 	Workloads    *ebpf.Map `ebpf:"workloads"`
 }
@@ -146,6 +149,7 @@ func (m *xdpMaps) Close() error {
 		m.PortClasses,
 		m.Routes,
 		m.RulesetWords,
+		m.Scratch,
 		m.Settings,
 		m.Workloads,
 	)

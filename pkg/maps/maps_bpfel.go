@@ -212,6 +212,7 @@ const (
 	bpfMapPortClasses       = "port_classes"
 	bpfMapRoutes            = "routes"
 	bpfMapRulesetWords      = "ruleset_words"
+	bpfMapScratch           = "scratch"
 	bpfMapSettings          = "settings"
 	bpfMapWorkloads         = "workloads"
 	bpfVarEndpointFlagNames = "endpoint_flag_names"
@@ -282,6 +283,7 @@ type bpfMapSpecs struct {
 	PortClasses  *ebpf.MapSpec `ebpf:"port_classes"`
 	Routes       *ebpf.MapSpec `ebpf:"routes"`
 	RulesetWords *ebpf.MapSpec `ebpf:"ruleset_words"`
+	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
 	Settings     *ebpf.MapSpec `ebpf:"settings"`
 	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
 }
@@ -330,6 +332,7 @@ type bpfMaps struct {
 	PortClasses  *ebpf.Map `ebpf:"port_classes"`
 	Routes       *ebpf.Map `ebpf:"routes"`
 	RulesetWords *ebpf.Map `ebpf:"ruleset_words"`
+	Scratch      *ebpf.Map `ebpf:"scratch"`
 	Settings     *ebpf.Map `ebpf:"settings"`
 	Workloads    *ebpf.Map `ebpf:"workloads"`
 }
@@ -346,6 +349,7 @@ func (m *bpfMaps) Close() error {
 		m.PortClasses,
 		m.Routes,
 		m.RulesetWords,
+		m.Scratch,
 		m.Settings,
 		m.Workloads,
 	)

@@ -59,23 +59,30 @@ type Dataplane struct {
 func New(o Options, log *slog.Logger) (*Dataplane, error) {
 	d := &Dataplane{options: o, log: log, attached: make(map[loader.Attachment]bool)}
 	d.links = loader.Links{Dir: filepath.Join(o.PinDir, layout, "links"), Clsact: o.Clsact}
-	var err error
-	if d.kernel, err = kernel.Open(filepath.Join(o.PinDir, layout, "maps")); err != nil {
+	k, err := kernel.Open(filepath.Join(o.PinDir, layout, "maps"))
+	if err != nil {
 		return nil, err
 	}
-	if d.programs, err = loader.Load(d.kernel.Handles(), d.links); err != nil {
-		return nil, errors.Join(err, d.kernel.Close())
+	programs, err := loader.Load(k.Handles(), d.links)
+	if err != nil {
+		return nil, errors.Join(err, k.Close())
 	}
-	d.classifier = newClassifier(d.kernel, log)
+	d.open(k, programs)
+	ctx, stop := context.WithCancel(context.Background())
+	d.stop = stop
+	d.done.Go(func() { d.sweep.run(ctx, d.programs, log) })
+	return d, nil
+}
+
+// open starts to keep these tables.
+func (d *Dataplane) open(k *kernel.Maps, programs *loader.Programs) {
+	d.kernel, d.programs = k, programs
+	d.classifier = newClassifier(d.kernel, d.log)
 	d.endpoints = newEndpoints(d.kernel.Endpoints)
 	d.workloads = track(d, "workloads", d.kernel.Workloads)
 	d.routes = track(d, "routes", d.kernel.Routes)
 	d.peers = track(d, "peers", d.kernel.Peers)
 	d.settings = track(d, "settings", d.kernel.Settings)
-	ctx, stop := context.WithCancel(context.Background())
-	d.stop = stop
-	d.done.Go(func() { d.sweep.run(ctx, d.programs, log) })
-	return d, nil
 }
 
 // Close lets go of the kernel's objects; traffic goes on without us.

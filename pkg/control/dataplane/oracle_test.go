@@ -1,0 +1,192 @@
+package dataplane
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"path/filepath"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/control/desired"
+	"calico-xdp/pkg/loader"
+	kernel "calico-xdp/pkg/maps"
+	"calico-xdp/pkg/policy"
+	"calico-xdp/pkg/policy/policytest"
+	"calico-xdp/tools/testbed"
+)
+
+const (
+	shot     = 2 // TC_ACT_SHOT
+	loopback = 1 // where BPF_PROG_TEST_RUN says a packet is
+	localMAC = "02:00:00:00:00:01"
+	hostMAC  = "ee:ee:ee:ee:ee:ee"
+)
+
+// unhooked is a dataplane without hooks and pins: all but attaching.
+func unhooked(t testing.TB) *Dataplane {
+	t.Helper()
+	k, err := kernel.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { k.Close() })
+	p, err := loader.Load(k.Handles(), loader.Links{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	d := &Dataplane{log: slog.New(slog.DiscardHandler), attached: make(map[loader.Attachment]bool)}
+	d.links = loader.Links{Dir: filepath.Join(t.TempDir(), "none")}
+	d.open(k, p)
+	return d
+}
+
+// TestProgramsAgreeWithOracle lets random resources follow each other in one
+// dataplane, and compares what the programs do with random packets with what a slow
+// reading of the resources says.
+func TestProgramsAgreeWithOracle(t *testing.T) {
+	d := unhooked(t)
+	compiler := policy.NewCompiler(policytest.Node)
+	stores := policytest.Stores()
+	pairs := 0
+	rapid.Check(t, func(t *rapid.T) {
+		store := stores.Draw(t, "store")
+		seed := rapid.Uint64().Draw(t, "seed")
+		tables := compiler.Compile(store)
+		state := &desired.State{Dataplane: desired.Dataplane{Policy: tables, Endpoints: localEndpoints(store)}}
+		pretendAttached(d, state)
+		if err := d.Ensure(context.Background(), state); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Prune(context.Background(), state); err != nil {
+			t.Fatal(err)
+		}
+		owner := make(map[netip.Addr]api.Key)
+		var locals []netip.Addr
+		for key, e := range state.Dataplane.Endpoints {
+			for _, a := range e.Addresses {
+				owner[a] = key
+				locals = append(locals, a)
+			}
+		}
+		if len(locals) == 0 {
+			return
+		}
+		oracle := policytest.NewOracle(store)
+		rng := rand.New(rand.NewPCG(seed, 1))
+		for range 100 {
+			local := locals[rng.IntN(len(locals))]
+			direction := []string{"egress", "ingress"}[rng.IntN(2)]
+			p := policytest.RandomPacket(rng, direction, local)
+			if !expressible(p) {
+				continue
+			}
+			want := policy.Allow
+			for side, key := range map[string]api.Key{"egress": owner[p.Source], "ingress": owner[p.Destination]} {
+				if key == (api.Key{}) {
+					continue
+				}
+				steps := oracle.Judge(key, side, p)
+				if last := steps[len(steps)-1]; last.Action != policy.Allow {
+					want = policy.Deny
+				}
+			}
+			if got := run(t, d, direction, p); got != want {
+				t.Fatalf("%s %+v: the program says %d, the oracle %d", direction, p, got, want)
+			}
+			pairs++
+		}
+	})
+	t.Logf("%d pairs of policy and packet", pairs)
+}
+
+// localEndpoints are the endpoints on this node whose address nobody else has.
+func localEndpoints(store *api.Store) map[api.Key]desired.Endpoint {
+	uses := make(map[netip.Addr]int)
+	all := api.All[*api.WorkloadEndpoint](store, api.KindWorkloadEndpoint)
+	addresses := make(map[api.Key][]netip.Addr)
+	for key, w := range all {
+		a := w.Addresses()
+		addresses[key] = a
+		for _, addr := range a {
+			uses[addr]++
+		}
+	}
+	out := make(map[api.Key]desired.Endpoint)
+	for key, w := range all {
+		if w.Spec.Node != policytest.Node {
+			continue
+		}
+		e := desired.Endpoint{Key: key, Ifindex: loopback, Veth: true, MAC: desired.MAC{2, 0, 0, 0, 0, 1}}
+		for _, a := range addresses[key] {
+			if uses[a] == 1 {
+				e.Addresses = append(e.Addresses, a)
+			}
+		}
+		out[key] = e
+	}
+	return out
+}
+
+func pretendAttached(d *Dataplane, s *desired.State) {
+	for a := range d.attachments(&s.Dataplane) {
+		d.attached[a] = true
+	}
+}
+
+// expressible says whether a packet can be built that gets as far as policy.
+func expressible(p policy.Packet) bool {
+	v6 := p.Source.Is6()
+	switch p.Protocol {
+	case 1, 58:
+		typ := p.DestinationPort >> 8
+		// Errors quote a flow; they are not judged.
+		return v6 == (p.Protocol == 58) && typ != 3 && !(v6 && typ < 5)
+	case 0:
+		return !v6 // hop-by-hop options
+	case 255:
+		return true
+	}
+	return true
+}
+
+func run(t *rapid.T, d *Dataplane, direction string, p policy.Packet) policy.Action {
+	frame := testbed.Ethernet(localMAC, hostMAC).IP(p.Source, p.Destination)
+	x, y := netip.AddrPortFrom(p.Source, p.SourcePort), netip.AddrPortFrom(p.Destination, p.DestinationPort)
+	switch p.Protocol {
+	case 6:
+		frame = frame.TCP(p.SourcePort, p.DestinationPort, "S")
+	case 17:
+		frame = frame.UDP(p.SourcePort, p.DestinationPort)
+	case 1, 58:
+		frame = frame.ICMP(uint8(p.DestinationPort>>8), uint8(p.DestinationPort), 0)
+		x, y = netip.AddrPortFrom(p.Source, 0), netip.AddrPortFrom(p.Destination, 0)
+	case 132, 136:
+		ports := []byte{byte(p.SourcePort >> 8), byte(p.SourcePort), byte(p.DestinationPort >> 8), byte(p.DestinationPort)}
+		frame = frame.Protocol(p.Protocol).Raw(append(ports, make([]byte, 16)...))
+	default:
+		frame = frame.Protocol(p.Protocol).Payload(20)
+	}
+	hook, c := loader.FromWorkload, loader.Context{}
+	if direction == "ingress" {
+		hook, c = loader.ToWorkload, loader.Context{IngressIfindex: loopback}
+	}
+	// One flow must not speak for the next packet.
+	for _, table := range []kernel.Table[kernel.FlowKey, kernel.Flow]{d.kernel.NewFlows, d.kernel.Flows} {
+		if err := table.Delete(kernel.NewFlowKey(x, y, p.Protocol)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	result, err := d.programs.Run(hook, frame.Bytes(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if result.Return == shot {
+		return policy.Deny
+	}
+	return policy.Allow
+}
