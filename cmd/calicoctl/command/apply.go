@@ -50,11 +50,9 @@ func updateOnce(ctx context.Context, s store, it item, orCreate bool) (done stri
 	case err != nil:
 		return "", err
 	}
-	next := it.resource
-	if !it.HasStatus {
-		if next, err = withStatusOf(stored, next); err != nil {
-			return "", err
-		}
+	next, err := it.over(stored)
+	if err != nil {
+		return "", err
 	}
 	same, err := equal(stored, next)
 	switch {
@@ -93,6 +91,26 @@ func equal(stored, next api.Resource) (bool, error) {
 		return false, err
 	}
 	return bytes.Equal(x, y), nil
+}
+
+// over returns what the item makes of the stored resource: itself, with what its
+// writer leaves to the cluster. What cannot be changed is refused.
+func (it item) over(stored api.Resource) (api.Resource, error) {
+	next := it.resource
+	if !it.HasStatus {
+		var err error
+		if next, err = withStatusOf(stored, next); err != nil {
+			return nil, err
+		}
+	}
+	if old, ok := stored.(*api.ClusterInformation); ok {
+		if info, ok := next.(*api.ClusterInformation); ok && info.Spec.ClusterGUID == "" {
+			info = info.DeepCopy()
+			info.Spec.ClusterGUID = old.Spec.ClusterGUID
+			next = info
+		}
+	}
+	return next, api.ValidateChange(stored, next)
 }
 
 // withStatusOf returns next with stored's status: whoever edits a resource has

@@ -25,7 +25,10 @@ func newDelete(a *app) *cobra.Command {
 		Use:   "delete (KIND NAME... | KIND/NAME... | -f FILE)",
 		Short: "Delete resources by name, or those that a file names",
 		Long: `Delete resources by name, or those that a file names: only kind, namespace and
-name of what a file holds matter, and metadata.resourceVersion if it is there.`,
+name of what a file holds matter, and metadata.resourceVersion if it is there.
+
+With a Node go its WorkloadEndpoints, their addresses and the node's blocks and
+own configuration; with an IPPool the blocks that nodes have of it.`,
 		Example: `  calicoctl delete ippool old-pool
   calicoctl delete networkpolicy web db -n prod
   calicoctl delete -f policies/ --skip-not-exists
@@ -113,7 +116,7 @@ func (o deleteOptions) targets(a *app, args []string) ([]target, error) {
 }
 
 func remove(ctx context.Context, s store, t target, skipNotExists bool) (string, error) {
-	_, err := s.Delete(ctx, t.key, t.resourceVersion)
+	err := s.delete(ctx, t)
 	if errors.Is(err, datastore.ErrNotFound) {
 		if builtIn(t.key) != nil {
 			return "", fmt.Errorf("%s is built in and cannot be deleted", t.key)
@@ -123,4 +126,27 @@ func remove(ctx context.Context, s store, t target, skipNotExists bool) (string,
 		}
 	}
 	return "deleted", explain(t.key, err)
+}
+
+func (s store) delete(ctx context.Context, t target) error {
+	if t.resourceVersion == "" {
+		if err := s.cleanUp(ctx, t.key); err != nil {
+			return err
+		}
+		_, err := s.Delete(ctx, t.key, "")
+		return err
+	}
+	// What goes with a resource must not go if the resource stays.
+	now, err := s.Get(ctx, t.key)
+	if err != nil {
+		return err
+	}
+	if now.GetResourceVersion() != t.resourceVersion {
+		return fmt.Errorf("%s: %w", t.key, datastore.ErrConflict)
+	}
+	if err := s.cleanUp(ctx, t.key); err != nil {
+		return err
+	}
+	_, err = s.Delete(ctx, t.key, "")
+	return err
 }

@@ -97,8 +97,13 @@ func prepare(objects []manifest.Object, s scope) ([]item, error) {
 		}
 		items = append(items, item{obj, r, api.KeyOf(r)})
 	}
+	return items, refusal(errs)
+}
+
+// refusal lists all faults for which nothing is written, if there are any.
+func refusal(errs []error) error {
 	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("%w\nNothing was written.", err)
+		return fmt.Errorf("%w\nNothing was written.", err)
 	}
-	return items, nil
+	return nil
 }

@@ -118,6 +118,11 @@ func (a *app) write(cmd *cobra.Command, o writeOptions, verb, participle string,
 		return err
 	}
 	defer s.Close()
+	if verb != "create" {
+		if err := checkChanges(ctx, s, items); err != nil {
+			return err
+		}
+	}
 	r := report{app: a, verb: verb, participle: participle, objects: objects}
 	for _, it := range items {
 		done, err := do(ctx, s, it)
@@ -129,6 +134,25 @@ func (a *app) write(cmd *cobra.Command, o writeOptions, verb, participle string,
 		}
 	}
 	return r.end()
+}
+
+// checkChanges refuses to change what cannot change in a resource that exists,
+// such as the network of a pool, before anything is written.
+func checkChanges(ctx context.Context, s store, items []item) error {
+	var errs []error
+	for _, it := range items {
+		stored, err := s.Get(ctx, it.key)
+		if errors.Is(err, datastore.ErrUnreachable) {
+			return err
+		}
+		if err != nil {
+			continue // it is not there, or whoever writes it will say what is wrong
+		}
+		if _, err := it.over(stored); err != nil {
+			errs = append(errs, manifest.Prefix(it.Source, err))
+		}
+	}
+	return refusal(errs)
 }
 
 // report tells what happens to each object and sums up.

@@ -169,7 +169,9 @@ func flatten(source string, value json.RawMessage, kind, version string) ([]Obje
 	if err := json.Unmarshal(value, &h); err != nil {
 		// A name that is a number, say: strict decoding says what is wrong with
 		// it if it is more than YAML's idea of types.
-		h = lenientHead(value)
+		if h, err = lenientHead(value); err != nil {
+			return nil, fmt.Errorf("%s: %w", source, err)
+		}
 	}
 	if h.Items != nil && (strings.HasSuffix(h.Kind, "List") || h.Kind == "") {
 		member := strings.TrimSuffix(h.Kind, "List")
@@ -236,12 +238,11 @@ func flattenItems(source string, items []json.RawMessage, kind, version string) 
 }
 
 // lenientHead reads what it can of an object whose head has unexpected types:
-// metadata.name: 42 is the name "42".
-func lenientHead(value json.RawMessage) head {
-	var (
-		h  head
-		at map[string]json.RawMessage
-	)
+// metadata.name: 42 is the name "42". A name that YAML takes for true or false,
+// such as n or yes, is lost and must be written in quotes.
+func lenientHead(value json.RawMessage) (head, error) {
+	var h head
+	var at, meta map[string]json.RawMessage
 	text := func(v json.RawMessage) string {
 		var s string
 		if json.Unmarshal(v, &s) == nil {
@@ -249,16 +250,25 @@ func lenientHead(value json.RawMessage) head {
 		}
 		return string(v)
 	}
-	_ = json.Unmarshal(value, &at) // it begins with '{' and is valid JSON
-	h.APIVersion, h.Kind = text(at["apiVersion"]), text(at["kind"])
-	var meta map[string]json.RawMessage
-	if json.Unmarshal(at["metadata"], &meta) == nil {
+	if err := json.Unmarshal(value, &at); err != nil {
+		return h, err
+	}
+	h.APIVersion, h.Kind, h.Status = text(at["apiVersion"]), text(at["kind"]), at["status"]
+	if json.Unmarshal(at["metadata"], &meta) == nil { // else decoding the whole says what is wrong
+		for _, field := range []string{"name", "namespace"} {
+			if v := string(meta[field]); v == "true" || v == "false" {
+				return h, fmt.Errorf("%s: metadata.%s: YAML reads this word as %s; put it in quotes", h.Kind, field, v)
+			}
+		}
 		h.Metadata.Name, h.Metadata.Namespace = text(meta["name"]), text(meta["namespace"])
 		h.Metadata.ResourceVersion = text(meta["resourceVersion"])
 	}
-	_ = json.Unmarshal(at["items"], &h.Items) // not a list: none
-	h.Status = at["status"]
-	return h
+	if items, ok := at["items"]; ok {
+		if err := json.Unmarshal(items, &h.Items); err != nil {
+			return h, errors.New("items is not a list")
+		}
+	}
+	return h, nil
 }
 
 // withHead writes kind and apiVersion into an object.

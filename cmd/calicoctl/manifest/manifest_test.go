@@ -133,6 +133,9 @@ func TestFaults(t *testing.T) {
 		{"two at once", "kind: X\napiVersion: projectcalico.org/v3\n---\n" + good + "---\nitems:\n- {}\n",
 			[]string{`standard input, document 1: kind: "X" is not known`, `standard input, document 3, item 1: kind is missing`}},
 		{"syntax, with the line of the file", good + "---\na: b\n  c: d\n", []string{`standard input, document 2: yaml: line 6: mapping values are not allowed in this context`}},
+		{"a name that is none", "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: n}\n",
+			[]string{"standard input: IPPool: metadata.name: YAML reads this word as false; put it in quotes"}},
+		{"items of another kind", "kind: IPPoolList\nitems: 3\n", []string{"standard input: items is not a list"}},
 		{"key twice", "kind: IPPool\nkind: IPPool\n", []string{`standard input: yaml: unmarshal errors:`, `  line 2: key "kind" already set in map`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
