@@ -294,8 +294,8 @@ func lost(key api.Key, wanted int64, response *clientv3.TxnResponse) error {
 
 // decode reads what is stored under key.
 func decode(key api.Key, kv *mvccpb.KeyValue) (api.Resource, error) {
-	if len(bytes.TrimSpace(kv.Value)) == 0 {
-		return nil, fmt.Errorf("%s: stored object is empty", key)
+	if !bytes.HasPrefix(bytes.TrimSpace(kv.Value), []byte("{")) {
+		return nil, fmt.Errorf("%s: stored object: not a JSON object", key)
 	}
 	r, err := api.DecodeStored(key.Kind, kv.Value)
 	if err != nil {

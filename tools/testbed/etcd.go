@@ -138,6 +138,19 @@ func (e *Etcd) Stop() {
 	e.server = nil
 }
 
+// WhileAway lets do change the data of a stopped etcd: it is started on another
+// port, so that no client sees it, and stopped again.
+func (e *Etcd) WhileAway(do func()) {
+	e.t.Helper()
+	port := e.port
+	e.Stop()
+	e.port = freePort()
+	e.Start()
+	do()
+	e.Stop()
+	e.port = port
+}
+
 // Endpoint returns the URL for clients.
 func (e *Etcd) Endpoint() string { return fmt.Sprintf("http://127.0.0.1:%d", e.port) }
 
