@@ -11,26 +11,19 @@ import (
 	"slices"
 
 	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/control/desired"
+	"calico-xdp/pkg/control/host"
 	"calico-xdp/pkg/datastore"
 	"calico-xdp/pkg/nodeapi"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 )
 
-// Detect finds one of the host's addresses by a method of Calico's
-// IP_AUTODETECTION_METHOD. It returns the address with its subnet, the
-// interface that has it, and why it was chosen.
-type Detect func(is6 bool, method string) (Found, error)
-
-// Complete finds the subnet of an address that was given without one. It
-// returns the address alone if no interface has it.
-type Complete func(netip.Addr) Found
-
-// Found is an address of the host.
-type Found struct {
-	Address   netip.Prefix
-	Interface string
-	Reason    string
+// Host knows the host's addresses.
+type Host interface {
+	// Detect finds the node's address by a method of IP_AUTODETECTION_METHOD.
+	Detect(ctx context.Context, method string, ipv6 bool) (host.Detected, error)
+	Links() ([]desired.Link, error)
 }
 
 // Store is what start-up needs of the datastore. *datastore.Client is one.
@@ -47,8 +40,7 @@ type Store interface {
 type Startup struct {
 	Environment *Environment
 	Store       Store
-	Detect      Detect
-	Complete    Complete
+	Host        Host
 	Logger      *slog.Logger
 }
 
@@ -99,7 +91,7 @@ func (s *Startup) writeNode(ctx context.Context, create bool) ([]nodeapi.Address
 			node = api.NewNode()
 			node.Name = key.Name
 		}
-		addresses, err := s.fillNode(node)
+		addresses, err := s.fillNode(ctx, node)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", key, err)
 		}
@@ -121,7 +113,7 @@ func (s *Startup) writeNode(ctx context.Context, create bool) ([]nodeapi.Address
 	}
 }
 
-func (s *Startup) fillNode(node *api.Node) ([]nodeapi.Address, error) {
+func (s *Startup) fillNode(ctx context.Context, node *api.Node) ([]nodeapi.Address, error) {
 	bgp := node.Spec.BGP
 	if bgp == nil {
 		bgp = new(api.NodeBGPSpec)
@@ -133,15 +125,15 @@ func (s *Startup) fillNode(node *api.Node) ([]nodeapi.Address, error) {
 		choice AddressChoice
 		dst    *string
 	}{{false, "IP", s.Environment.IPv4, &bgp.IPv4Address}, {true, "IP6", s.Environment.IPv6, &bgp.IPv6Address}} {
-		found, err := s.choose(family.is6, family.name, family.choice, *family.dst)
+		found, err := s.choose(ctx, family.is6, family.name, family.choice, *family.dst)
 		if err != nil {
 			return nil, err
 		}
 		*family.dst = ""
-		if found.Address.IsValid() {
-			*family.dst = found.Address.String()
+		if found.Prefix.IsValid() {
+			*family.dst = found.Prefix.String()
 			addresses = append(addresses, nodeapi.Address{
-				Address: found.Address.String(), Interface: found.Interface, Reason: found.Reason,
+				Address: found.Prefix.String(), Interface: found.Interface, Reason: found.Reason,
 			})
 		}
 	}
@@ -175,29 +167,47 @@ func (s *Startup) fillNode(node *api.Node) ([]nodeapi.Address, error) {
 
 // choose returns the node's address of one family, none where none is wanted.
 // stored is what the Node resource has.
-func (s *Startup) choose(is6 bool, name string, choice AddressChoice, stored string) (Found, error) {
-	if choice.Value == "none" {
-		return Found{}, nil
-	}
-	if choice.given.IsValid() {
-		found := Found{Address: choice.given}
-		if choice.given.IsSingleIP() {
-			found = s.Complete(choice.given.Addr())
-		}
-		found.Reason = name + "=" + choice.Value
-		return found, nil
-	}
-	if choice.Value == "" && (stored != "" || is6) {
+func (s *Startup) choose(ctx context.Context, is6 bool, name string, choice AddressChoice, stored string) (host.Detected, error) {
+	switch {
+	case choice.given.IsValid():
+		return s.locate(choice.given, name+"="+choice.Value)
+	case choice.Value == "none", choice.Value == "" && is6 && stored == "":
+		return host.Detected{}, nil
+	case choice.Value == "" && stored != "":
+		// A node keeps its address unless told otherwise.
 		p, err := api.ParseNodeAddress(stored)
-		if stored == "" || err != nil {
-			return Found{}, nil
+		if err == nil {
+			return s.locate(p, "in the Node resource")
 		}
-		found := s.Complete(p.Addr())
-		return Found{Address: p, Interface: found.Interface, Reason: "in the Node resource"}, nil
+		s.Logger.Warn("the node resource's address is not one", "address", stored, "error", err)
 	}
-	found, err := s.Detect(is6, choice.Method)
+	found, err := s.Host.Detect(ctx, choice.Method, is6)
 	if err != nil {
-		return Found{}, fmt.Errorf("%s autodetection with method %s: %w", name, choice.Method, err)
+		err = fmt.Errorf("%s: detection by %q: %w", name, choice.Method, err)
+	}
+	return found, err
+}
+
+// locate finds the interface that has an address, and the subnet of one that was
+// given without.
+func (s *Startup) locate(p netip.Prefix, reason string) (host.Detected, error) {
+	found := host.Detected{Prefix: p, Reason: reason}
+	links, err := s.Host.Links()
+	if err != nil {
+		return found, err
+	}
+	for _, l := range links {
+		for _, has := range l.Addresses {
+			if has.Addr() == p.Addr() {
+				found.Interface = l.Name
+				if p.IsSingleIP() {
+					found.Prefix = has
+				}
+			}
+		}
+	}
+	if found.Interface == "" {
+		s.Logger.Warn("no interface has the node's address", "address", p, "chosen by", reason)
 	}
 	return found, nil
 }

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"calico-xdp/pkg/control"
+	"calico-xdp/pkg/datastore"
+	"calico-xdp/pkg/nodeapi"
+)
+
+// config is flags and environment.
+type config struct {
+	datastore    string
+	dataDir      string
+	etcdListen   []string
+	runDir       string
+	pinDir       string
+	logDir       string
+	logFormat    string
+	logLevel     string
+	nodenameFile string
+	xdp, clsact  bool
+	detach       bool
+
+	environment *control.Environment
+	etcd        datastore.Config
+	level       slog.Level
+}
+
+// complete reads the environment and checks everything.
+func (c *config) complete(environ []string) error {
+	vars := make(map[string]string)
+	for _, kv := range environ {
+		name, value, _ := strings.Cut(kv, "=")
+		vars[name] = value
+	}
+	lookup := func(name string) string { return vars[name] }
+	var errs []error
+
+	hostname, err := os.Hostname()
+	errs = append(errs, err)
+	c.environment, err = control.ReadEnvironment(environ, hostname)
+	errs = append(errs, err)
+
+	switch c.datastore {
+	case "":
+		c.datastore = "embedded"
+		if vars["ETCD_ENDPOINTS"] != "" || vars["ETCD_AUTHORITY"] != "" {
+			c.datastore = "etcd"
+		}
+	case "embedded", "etcd":
+	default:
+		errs = append(errs, fmt.Errorf("--datastore %q: want embedded or etcd", c.datastore))
+	}
+	if c.datastore == "etcd" {
+		c.etcd, err = datastore.ConfigFromEnvironment(lookup)
+		errs = append(errs, err)
+	}
+
+	if strings.EqualFold(vars["CALICO_DISABLE_FILE_LOGGING"], "true") {
+		c.logDir = ""
+	}
+	if c.logFormat != "text" && c.logFormat != "json" {
+		errs = append(errs, fmt.Errorf("--log-format %q: want text or json", c.logFormat))
+	}
+	c.level, err = logLevel(c.logLevel, c.environment.Config.Felix["logseverityscreen"])
+	errs = append(errs, err)
+	for _, dir := range []struct {
+		flag string
+		path *string
+	}{{"--run-dir", &c.runDir}, {"--pin-dir", &c.pinDir}, {"--data-dir", &c.dataDir}} {
+		if *dir.path == "" {
+			errs = append(errs, fmt.Errorf("%s is empty", dir.flag))
+		} else if *dir.path, err = filepath.Abs(*dir.path); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// logLevel takes the flag's word, else Felix's (Debug, Info, Warning, Error,
+// Fatal, None).
+func logLevel(flag, felix string) (slog.Level, error) {
+	word := flag
+	if word == "" {
+		word = felix
+	}
+	switch strings.ToLower(word) {
+	case "trace", "debug":
+		return slog.LevelDebug, nil
+	case "", "info":
+		return slog.LevelInfo, nil
+	case "warn", "warning":
+		return slog.LevelWarn, nil
+	case "error", "fatal", "none":
+		return slog.LevelError, nil
+	}
+	if flag == "" {
+		return slog.LevelInfo, nil // FelixConfiguration's faults do not stop the node
+	}
+	return 0, fmt.Errorf("--log-level %q: want debug, info, warn or error", flag)
+}
+
+func (c *config) socket() string { return nodeapi.SocketPath(c.runDir) }
+
+// ignoreLooseRPF is Felix's IgnoreLooseRPF. It is needed before the datastore
+// is, so only the environment has it.
+func (c *config) ignoreLooseRPF() bool {
+	ignore, err := strconv.ParseBool(c.environment.Config.Felix["ignorelooserpf"])
+	return err == nil && ignore
+}

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/control"
+	"calico-xdp/pkg/control/bgp"
+	"calico-xdp/pkg/control/dataplane"
+	"calico-xdp/pkg/control/desired"
+	"calico-xdp/pkg/control/host"
+	"calico-xdp/pkg/datastore"
+	"calico-xdp/pkg/ipam"
+	"calico-xdp/pkg/nodeapi"
+	"calico-xdp/pkg/policy"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// run is the daemon. It returns when ctx ends, and leaves traffic running.
+func run(ctx context.Context, c *config) error {
+	log, file := newLogger(c)
+	defer file.Close()
+	err := runLogged(ctx, c, log)
+	if err != nil {
+		log.Error("calico-node ends", "error", err)
+	} else {
+		log.Info("calico-node stops; traffic goes on")
+	}
+	return err
+}
+
+func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
+	started := time.Now()
+	unlock, err := lockPins(c.pinDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	node := c.environment.Node
+	log.Info("calico-node starts", "version", version(), "node", node, "datastore", c.datastore)
+
+	// Health answers from the first moment on, so that whoever watches the daemon
+	// sees what it waits for.
+	var ready, alive check
+	ready.set(func() error { return errors.New("starting") })
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	servers := control.NewServers(metricsHandler(registry), control.HealthHandler(alive.do, ready.do), log)
+	defer servers.Close()
+	servers.Set(desired.Compute(desired.Input{Node: node, Config: c.environment.Config}).Servers)
+
+	network, err := host.New(host.Options{IgnoreLooseRPF: c.ignoreLooseRPF()}, log)
+	if err != nil {
+		return fmt.Errorf("host: %w", err)
+	}
+	defer func() { err = errors.Join(err, network.Close()) }()
+
+	client, err := openDatastore(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+
+	startup := &control.Startup{Environment: c.environment, Store: client, Host: network, Logger: log}
+	var addresses []nodeapi.Address
+	err = patiently(ctx, log, "start-up", func(ctx context.Context) error {
+		addresses, err = startup.Run(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := writeNodename(c.nodenameFile, node); err != nil {
+		return err
+	}
+
+	plane, err := dataplane.New(dataplane.Options{PinDir: c.pinDir, XDP: c.xdp, Clsact: c.clsact}, log)
+	if err != nil {
+		return fmt.Errorf("dataplane: %w", err)
+	}
+	defer func() { err = errors.Join(err, plane.Close()) }()
+	speaker := bgp.New(bgp.Options{}, log)
+	defer func() { err = errors.Join(err, speaker.Close()) }()
+
+	keeper := control.NewKeeper(startup, &control.Tunnels{Node: node, Store: client, Allocator: ipam.New(client)}, addresses, log)
+	controller := control.New(control.Options{
+		Node: node, Config: c.environment.Config,
+		Datastore: client.Watch(ctx), Policy: policy.NewCompiler(node), Links: network, Learner: speaker,
+		Sinks: []control.NamedSink{{Name: "dataplane", Sink: plane}, {Name: "host", Sink: network}, {Name: "bgp", Sink: speaker}},
+		Observe: func(changes []api.Change, want *desired.State) {
+			keeper.Observe(changes)
+			servers.Set(want.Servers)
+		},
+		Logger: log,
+	})
+	registry.MustRegister(controller, plane, network.Collector(), speaker.Collector())
+	ready.set(controller.Ready)
+	alive.set(controller.Alive)
+
+	stopAPI, err := serveAPI(c, &control.Node{
+		Published: controller.Published,
+		Self: nodeapi.Status{
+			Node: node, Version: version(), PID: os.Getpid(), Started: started,
+			Backend: c.environment.Config.Backend, Datastore: c.etcd.Endpoints,
+		},
+		Addresses: keeper.Addresses,
+		Sessions:  speaker.Status,
+	}, log)
+	if err != nil {
+		return err
+	}
+	defer stopAPI()
+
+	go keeper.Run(ctx)
+	controller.Run(ctx)
+	return nil
+}
+
+// openDatastore connects to etcd, after starting one where it is to be inside
+// the daemon. It fills in where that is.
+func openDatastore(ctx context.Context, c *config, log *slog.Logger) (*store, error) {
+	s := new(store)
+	if c.datastore == "embedded" {
+		etcd, err := datastore.StartEmbedded(datastore.EmbeddedConfig{
+			Dir: c.dataDir, ListenClients: c.etcdListen, Name: c.environment.Node,
+		}, log)
+		if err != nil {
+			return nil, fmt.Errorf("embedded etcd: %w", err)
+		}
+		s.embedded = etcd
+		c.etcd.Endpoints = etcd.Endpoints()
+	}
+	var err error
+	if s.Client, err = datastore.Open(ctx, c.etcd, log); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// store is the datastore's client and, where it is inside, the datastore.
+type store struct {
+	*datastore.Client
+	embedded *datastore.Embedded
+}
+
+func (s *store) Close() {
+	if s.Client != nil {
+		s.Client.Close()
+	}
+	if s.embedded != nil {
+		s.embedded.Close()
+	}
+}
+
+// patiently repeats what depends on others until it is done. A reason for
+// waiting is logged once, not at each attempt.
+func patiently(ctx context.Context, log *slog.Logger, what string, f func(context.Context) error) error {
+	said := ""
+	for delay := 250 * time.Millisecond; ; delay = min(2*delay, 10*time.Second) {
+		attempt, cancel := context.WithTimeout(ctx, 30*time.Second)
+		err := f(attempt)
+		cancel()
+		if err == nil {
+			if said != "" {
+				log.Info(what + " done")
+			}
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err.Error() != said {
+			said = err.Error()
+			log.Warn(what+" is not possible yet; will keep trying", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(delay):
+		}
+	}
+}
+
+// check is a health check that others may replace.
+type check struct{ f atomic.Pointer[func() error] }
+
+func (c *check) set(f func() error) { c.f.Store(&f) }
+
+func (c *check) do() error {
+	if f := c.f.Load(); f != nil {
+		return (*f)()
+	}
+	return nil
+}
+
+func metricsHandler(r *prometheus.Registry) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// serveAPI listens on the daemon's socket.
+func serveAPI(c *config, n nodeapi.Node, log *slog.Logger) (stop func(), err error) {
+	if err := os.MkdirAll(c.runDir, 0o755); err != nil {
+		return nil, fmt.Errorf("run directory: %w", err)
+	}
+	// The lock on the pin directory says that no other daemon is there; what
+	// remains is a dead one's. Two daemons may share a run directory by mistake:
+	// that must not take the socket from the one that lives.
+	if conn, err := net.Dial("unix", c.socket()); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("run directory %s: another calico-node uses it", c.runDir)
+	}
+	if err := os.Remove(c.socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	socket, err := net.Listen("unix", c.socket())
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(c.socket(), 0o600); err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
+	server := &http.Server{Handler: nodeapi.Handler(n), ReadHeaderTimeout: 10 * time.Second}
+	go func() {
+		if err := server.Serve(socket); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("socket", "error", err)
+		}
+	}()
+	return func() { server.Close() }, nil
+}
+
+func writeNodename(path, name string) error {
+	if path == "" {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("node's name: %w", err)
+	}
+	if err := os.WriteFile(path, []byte(name), 0o644); err != nil {
+		return fmt.Errorf("node's name: %w", err)
+	}
+	return nil
+}
