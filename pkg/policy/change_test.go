@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
@@ -14,9 +15,42 @@ import (
 	"calico-xdp/pkg/policy/policytest"
 )
 
+// halfway is the classes of addresses after some of the writes that lead from
+// the old ones to the new ones, in the order that Tables asks for.
+func halfway(rng *rand.Rand, old, fresh map[netip.Prefix]policy.PeerClass) map[netip.Prefix]policy.PeerClass {
+	var added, changed, removed []netip.Prefix
+	for prefix, class := range fresh {
+		if was, ok := old[prefix]; !ok {
+			added = append(added, prefix)
+		} else if was != class {
+			changed = append(changed, prefix)
+		}
+	}
+	for prefix := range old {
+		if _, ok := fresh[prefix]; !ok {
+			removed = append(removed, prefix)
+		}
+	}
+	slices.SortFunc(added, func(a, b netip.Prefix) int { return b.Bits() - a.Bits() })
+	slices.SortFunc(removed, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() })
+	out := maps.Clone(old)
+	left := rng.IntN(len(added) + len(changed) + len(removed) + 1)
+	for _, prefix := range slices.Concat(added, changed, removed) {
+		if left--; left < 0 {
+			break
+		}
+		if class, ok := fresh[prefix]; ok {
+			out[prefix] = class
+		} else {
+			delete(out, prefix)
+		}
+	}
+	return out
+}
+
 // mixed is the rules that a packet meets while the tables change from one result
-// to the next: the vectors are the new ones, each class is looked up in the old
-// or the new tables as the dice say.
+// to the next: the vectors are the new ones, the rest is the old or the new as
+// the dice say.
 func mixed(rng *rand.Rand, old, fresh *policy.Tables, id policy.RulesetID, p policy.Packet) []policytest.Step {
 	either := func() *policy.Tables {
 		if rng.IntN(2) == 0 {
@@ -24,12 +58,9 @@ func mixed(rng *rand.Rand, old, fresh *policy.Tables, id policy.RulesetID, p pol
 		}
 		return fresh
 	}
-	peers := map[netip.Prefix]policy.PeerClass{
-		netip.PrefixFrom(p.Source, p.Source.BitLen()):           either().PeerClass(p.Source),
-		netip.PrefixFrom(p.Destination, p.Destination.BitLen()): either().PeerClass(p.Destination),
-	}
 	return steps(&policy.Tables{
-		Peers: peers, SourcePorts: either().SourcePorts, DestinationPorts: either().DestinationPorts, Rulesets: fresh.Rulesets,
+		Peers: halfway(rng, old.Peers, fresh.Peers), SourcePorts: either().SourcePorts,
+		DestinationPorts: either().DestinationPorts, Rulesets: fresh.Rulesets,
 	}, id, p)
 }
 
@@ -66,6 +97,11 @@ func TestNoPacketSeesHalfAChange(t *testing.T) {
 							if now := mixed(rng, old, fresh, id, p); !slices.Equal(before, now) {
 								t.Fatalf("%s, %s of %+v: new classes change the old ruleset %d from %v to %v", key, direction, p, id, before, now)
 							}
+						}
+						// Any address has its old class or its new one.
+						classes := policy.Tables{Peers: halfway(rng, old.Peers, fresh.Peers)}
+						if class := classes.PeerClass(p.Source); class != old.PeerClass(p.Source) && class != fresh.PeerClass(p.Source) {
+							t.Fatalf("%s has class %d on the way from %d to %d", p.Source, class, old.PeerClass(p.Source), fresh.PeerClass(p.Source))
 						}
 						// The same ruleset after the change.
 						after := steps(fresh, id, p)

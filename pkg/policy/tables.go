@@ -27,10 +27,19 @@ type RulesetID uint32
 const MaxRules = 64
 
 // Tables is everything the classifier needs on this node.
+//
+// They hold what is needed to go on from the result before: rulesets that no
+// endpoint has any more, and classes that no address or port has any more, stay
+// for one result. Written in the order vectors, peers and ports, endpoints, no
+// packet meets a ruleset that does not fit its classes.
 type Tables struct {
 	// Peers gives the class of addresses: that of the longest prefix that
 	// contains them, class 0 where none does. It always holds 0.0.0.0/0 (IPv4
 	// prefixes are never v4-mapped here; a class therefore tells the family).
+	//
+	// A writer that first adds new prefixes, longest first, then changes classes,
+	// then removes prefixes, shortest first, lets every address go from its old
+	// class to its new one without a third in between.
 	Peers map[netip.Prefix]PeerClass
 	// PeerClasses is one more than the highest class in use.
 	PeerClasses PeerClass

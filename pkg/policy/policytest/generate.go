@@ -2,8 +2,6 @@ package policytest
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"net/netip"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/projectcalico/api/pkg/lib/numorstring"
@@ -203,124 +201,6 @@ func order(t *rapid.T) *float64 {
 	return &n
 }
 
-func rules(t *rapid.T, most int) []v3.Rule {
-	var out []v3.Rule
-	for range rapid.IntRange(0, most).Draw(t, "rules") {
-		out = append(out, Rules().Draw(t, "rule"))
-	}
-	return out
-}
-
-// Rules generates rules that Calico's validation accepts.
-func Rules() *rapid.Generator[v3.Rule] {
-	return rapid.Custom(func(t *rapid.T) v3.Rule {
-		r := v3.Rule{Action: v3.Action(one(t, []string{"Allow", "Allow", "Deny", "Deny", "Pass", "Log"}))}
-		family := rapid.IntRange(0, 5).Draw(t, "family") // 4 and 6 say so, 0 leaves it open
-		if family == 4 || family == 5 {
-			version := 4 + family%2*2
-			r.IPVersion = &version
-		}
-		ports := false
-		switch rapid.IntRange(0, 3).Draw(t, "protocol") {
-		case 0:
-			p := numorstring.ProtocolFromString(one(t, []string{"TCP", "TCP", "UDP", "SCTP"}))
-			if maybe(t, 4) {
-				p = numorstring.ProtocolFromInt(uint8(rapid.SampledFrom([]int{6, 17}).Draw(t, "number")))
-			}
-			r.Protocol = &p
-			ports = true
-		case 1:
-			p := aProtocol(t)
-			r.Protocol = &p
-			if s := p.String(); s == "ICMP" || s == "ICMPv6" {
-				r.ICMP, r.NotICMP = icmp(t), icmp(t)
-			}
-		}
-		if maybe(t, 6) {
-			p := aProtocol(t)
-			r.NotProtocol = &p
-		}
-		nets := nets4
-		if family == 5 || family%2 == 1 {
-			nets = nets6
-		}
-		r.Source, r.Destination = entity(t, nets, ports), entity(t, nets, ports)
-		switch rapid.IntRange(0, 40).Draw(t, "unenforced") {
-		case 1:
-			r.HTTP = &v3.HTTPMatch{Methods: []string{"GET"}}
-		case 2:
-			r.Destination.Services = &v3.ServiceMatch{Name: "svc", Namespace: "blue"}
-		}
-		return r
-	})
-}
-
-func aProtocol(t *rapid.T) numorstring.Protocol {
-	name := one(t, protocols)
-	if name == "47" {
-		return numorstring.ProtocolFromInt(47)
-	}
-	return numorstring.ProtocolFromString(name)
-}
-
-func icmp(t *rapid.T) *v3.ICMPFields {
-	if !maybe(t, 2) {
-		return nil
-	}
-	f := new(v3.ICMPFields)
-	if maybe(t, 6) {
-		return f
-	}
-	n := rapid.SampledFrom([]int{0, 3, 8, 128}).Draw(t, "icmp")
-	f.Type = &n
-	if maybe(t, 2) {
-		code := rapid.IntRange(0, 1).Draw(t, "code")
-		f.Code = &code
-	}
-	return f
-}
-
-func entity(t *rapid.T, nets []string, ports bool) v3.EntityRule {
-	var e v3.EntityRule
-	if maybe(t, 3) {
-		e.Nets = some(t, nets, 3)
-	}
-	if maybe(t, 5) {
-		e.NotNets = some(t, nets, 2)
-	}
-	e.Selector = maybeSelector(t, 3)
-	e.NotSelector = maybeSelector(t, 5)
-	e.NamespaceSelector = maybeScope(t, 6)
-	if maybe(t, 8) {
-		e.ServiceAccounts = &v3.ServiceAccountMatch{Names: some(t, accounts[1:], 1), Selector: maybeSelector(t, 2)}
-	}
-	if ports {
-		if maybe(t, 3) {
-			e.Ports = somePorts(t)
-		}
-		if maybe(t, 5) {
-			e.NotPorts = somePorts(t)
-		}
-	}
-	return e
-}
-
-func somePorts(t *rapid.T) []numorstring.Port {
-	var out []numorstring.Port
-	for range rapid.IntRange(1, 3).Draw(t, "ports") {
-		a, b := one(t, portList), one(t, portList)
-		switch rapid.IntRange(0, 3).Draw(t, "port") {
-		case 0, 1:
-			out = append(out, numorstring.SinglePort(a))
-		case 2:
-			out = append(out, numorstring.Port{MinPort: min(a, b), MaxPort: max(a, b)})
-		default:
-			out = append(out, numorstring.NamedPort(one(t, portNames)))
-		}
-	}
-	return out
-}
-
 func maybeSelector(t *rapid.T, n int) string {
 	if !maybe(t, n) {
 		return ""
@@ -392,18 +272,3 @@ func kind(name string) metav1.TypeMeta {
 func meta(namespace, name string, labels map[string]string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels}
 }
-
-// Addresses are the addresses that generated packets have: those that generated
-// resources speak of, and some beside them.
-func Addresses() (v4, v6 []netip.Addr) {
-	for _, s := range append(addresses, "10.0.0.5", "10.0.0.9", "10.9.9.9", "192.0.2.8", "8.8.8.8", "fd00::5", "fd00::9", "fd00:9::9", "2001:db8::8", "2002::1") {
-		if a := netip.MustParseAddr(s); a.Is4() {
-			v4 = append(v4, a)
-		} else {
-			v6 = append(v6, a)
-		}
-	}
-	return v4, v6
-}
-
-func pick[T any](rng *rand.Rand, from []T) T { return from[rng.IntN(len(from))] }

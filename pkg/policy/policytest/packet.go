@@ -37,3 +37,18 @@ func randomPort(rng *rand.Rand) uint16 {
 	}
 	return pick(rng, portList) + uint16(rng.IntN(3)) - 1
 }
+
+// Addresses are the addresses that generated packets have: those that generated
+// resources speak of, and some beside them.
+func Addresses() (v4, v6 []netip.Addr) {
+	for _, s := range append(addresses, "10.0.0.5", "10.0.0.9", "10.9.9.9", "192.0.2.8", "8.8.8.8", "fd00::5", "fd00::9", "fd00:9::9", "2001:db8::8", "2002::1") {
+		if a := netip.MustParseAddr(s); a.Is4() {
+			v4 = append(v4, a)
+		} else {
+			v6 = append(v6, a)
+		}
+	}
+	return v4, v6
+}
+
+func pick[T any](rng *rand.Rand, from []T) T { return from[rng.IntN(len(from))] }

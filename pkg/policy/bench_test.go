@@ -1,0 +1,99 @@
+package policy_test
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	"github.com/projectcalico/api/pkg/lib/numorstring"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/policy"
+	"calico-xdp/pkg/policy/policytest"
+)
+
+// cluster is a store with this many endpoints, each with an address of its own
+// and labels of one of 100 applications, and this many policies, each of which
+// selects one application and allows another one some ports. One endpoint in
+// `nodes` is ours.
+func cluster(endpoints, policies, nodes int) *api.Store {
+	store := api.NewStore()
+	for i := range endpoints {
+		store.Apply(change(endpointOf(i, nodes, fmt.Sprint("app-", i%100))))
+	}
+	for i := range policies {
+		store.Apply(change(policyOf(i, 443)))
+	}
+	return store
+}
+
+func change(r api.Resource) api.Change { return api.Change{Key: api.KeyOf(r), Resource: r} }
+
+func endpointOf(i, nodes int, app string) *api.WorkloadEndpoint {
+	w := api.NewWorkloadEndpoint()
+	w.ObjectMeta = metav1.ObjectMeta{
+		Namespace: fmt.Sprint("ns-", i%7), Name: fmt.Sprint("w-", i),
+		Labels: map[string]string{"app": app, "tier": fmt.Sprint("tier-", i%3), "name": fmt.Sprint("w-", i)},
+	}
+	w.Spec.Node = policytest.Node
+	if i%nodes != 0 {
+		w.Spec.Node = fmt.Sprint("other-", i%nodes)
+	}
+	w.Spec.IPNetworks = []string{netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}).String() + "/32"}
+	return w
+}
+
+func policyOf(i int, port uint16) *v3.GlobalNetworkPolicy {
+	p := v3.NewGlobalNetworkPolicy()
+	p.Name = fmt.Sprint("p-", i)
+	order := float64(i)
+	p.Spec.Order = &order
+	p.Spec.Selector = fmt.Sprintf("app == 'app-%d'", i%100)
+	tcp := numorstring.ProtocolFromString("TCP")
+	rule := func(app, tier int, ports ...uint16) v3.Rule {
+		r := v3.Rule{Action: v3.Allow, Protocol: &tcp, Source: v3.EntityRule{Selector: fmt.Sprintf("app == 'app-%d' && tier == 'tier-%d'", app%100, tier%3)}}
+		for _, n := range ports {
+			r.Destination.Ports = append(r.Destination.Ports, numorstring.SinglePort(n))
+		}
+		return r
+	}
+	p.Spec.Ingress = []v3.Rule{rule(i+1, i, 80, port), rule(i+2, i+1, 8080), rule(i+3, i, uint16(1000+i))}
+	p.Spec.Egress = []v3.Rule{{Action: v3.Allow, Destination: v3.EntityRule{Nets: []string{fmt.Sprintf("10.%d.0.0/16", i%256)}}}}
+	p.Spec.Types = []v3.PolicyType{v3.PolicyTypeIngress, v3.PolicyTypeEgress}
+	return p
+}
+
+func BenchmarkCompile(b *testing.B) {
+	for _, size := range []struct{ endpoints, policies, nodes int }{
+		{1_000, 100, 1}, {1_000, 100, 10}, {10_000, 1_000, 100}, {100_000, 1_000, 1_000},
+	} {
+		name := fmt.Sprintf("endpoints=%d/policies=%d/nodes=%d/", size.endpoints, size.policies, size.nodes)
+		store := cluster(size.endpoints, size.policies, size.nodes)
+		b.Run(name+"first", func(b *testing.B) {
+			for b.Loop() {
+				policy.NewCompiler(policytest.Node).Compile(store)
+			}
+		})
+		compiler := policy.NewCompiler(policytest.Node)
+		compiler.Compile(store)
+		b.Run(name+"unchanged", func(b *testing.B) {
+			for b.Loop() {
+				compiler.Compile(store)
+			}
+		})
+		b.Run(name+"label", func(b *testing.B) {
+			for i := 0; b.Loop(); i++ {
+				store.Apply(change(endpointOf(1, size.nodes, fmt.Sprint("app-", i%2))))
+				compiler.Compile(store)
+			}
+		})
+		b.Run(name+"rule", func(b *testing.B) {
+			for i := 0; b.Loop(); i++ {
+				store.Apply(change(policyOf(0, uint16(443+i%2))))
+				compiler.Compile(store)
+			}
+		})
+	}
+}
