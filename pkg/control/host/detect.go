@@ -35,15 +35,24 @@ func (n *Network) Detect(ctx context.Context, method string, ipv6 bool) (Detecte
 	if err != nil {
 		return Detected{}, err
 	}
-	d, err := n.detect(ctx, links, method, ipv6)
+	return n.detect(ctx, links, method, ipv6)
+}
+
+// Complete finds the subnet and the interface of an address of this host; it
+// returns the address alone, without an interface, if none has it.
+func (n *Network) Complete(a netip.Addr) (Detected, error) {
+	links, err := n.Links()
 	if err != nil {
-		family := "IPv4"
-		if ipv6 {
-			family = "IPv6"
-		}
-		return d, fmt.Errorf("detect the node's %s address by %q: %w", family, method, err)
+		return Detected{}, err
 	}
-	return d, nil
+	for _, l := range links {
+		for _, p := range l.Addresses {
+			if p.Addr() == a {
+				return Detected{p, l.Name, "address of " + l.Name}, nil
+			}
+		}
+	}
+	return Detected{Prefix: netip.PrefixFrom(a, a.BitLen()), Reason: "no interface has it"}, nil
 }
 
 func (n *Network) detect(ctx context.Context, links []desired.Link, method string, ipv6 bool) (Detected, error) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -20,10 +21,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Network is the network namespace that the daemon runs in. Ensure, Prune,
-// Resync and Detach are for one goroutine, the rest for any.
+// Network is the network namespace that the daemon runs in. Ensure and Prune
+// are for one goroutine, the rest for any.
 type Network struct {
 	log       *slog.Logger
+	options   Options
 	namespace netns.NsHandle
 	kernel    *netlink.Handle
 
@@ -41,36 +43,35 @@ type Network struct {
 
 	stop    context.CancelFunc
 	watcher sync.WaitGroup
-	// receiveBuffer is the size of the socket that events come from, bytes.
-	receiveBuffer int
+}
+
+// Options are what an operator may decide.
+type Options struct {
+	// IgnoreLooseRPF accepts a kernel whose reverse path filter is loose
+	// (FelixConfiguration ignoreLooseRPF).
+	IgnoreLooseRPF bool
+	// EventBuffer is the size of each socket that the kernel's events come from,
+	// bytes; 0 is 8 MiB, some ten thousand events.
+	EventBuffer int
 }
 
 // New opens the network namespace of the calling thread and starts to watch it.
-func New(logger *slog.Logger) (*Network, error) { return newNetwork(logger, 8<<20) }
-
-func newNetwork(logger *slog.Logger, receiveBuffer int) (*Network, error) {
-	n := &Network{log: logger, changed: make(chan struct{}, 1), receiveBuffer: receiveBuffer}
-	var err error
-	if n.namespace, err = netns.GetFromPath("/proc/thread-self/ns/net"); err != nil {
-		return nil, fmt.Errorf("open network namespace: %w", err)
+// It returns ErrLooseRPF where that is a reason not to run.
+func New(o Options, logger *slog.Logger) (*Network, error) {
+	if o.EventBuffer == 0 {
+		o.EventBuffer = 8 << 20
 	}
-	if n.kernel, err = netlink.NewHandleAt(n.namespace, unix.NETLINK_ROUTE); err != nil {
-		n.namespace.Close()
-		return nil, fmt.Errorf("open netlink: %w", err)
+	n := &Network{log: logger, options: o, changed: make(chan struct{}, 1)}
+	if err := n.open(); err != nil {
+		return nil, err
 	}
-	n.hops = &nextHops{kernel: n.kernel}
-	n.table = &routeTable{kernel: n.kernel, ours: make(map[routeKey]route)}
-	n.routes = reconcile.TrackWith(n.table, reconcile.Options[route]{
-		Name: "routes", Logger: logger, Equal: func(a, b route) bool { return a == b },
-	})
-	n.values = &sysctlTable{network: n}
-	n.sysctls = reconcile.TrackWith(n.values, reconcile.Options[string]{
-		Name: "sysctls", Logger: logger, Equal: func(a, b string) bool { return a == b },
-	})
+	if err := n.checkRPF(); err != nil {
+		n.closeHandles()
+		return nil, err
+	}
 	s, err := n.subscribe()
 	if err != nil {
-		n.kernel.Close()
-		n.namespace.Close()
+		n.closeHandles()
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
@@ -79,12 +80,37 @@ func newNetwork(logger *slog.Logger, receiveBuffer int) (*Network, error) {
 	return n, nil
 }
 
+func (n *Network) open() error {
+	var err error
+	if n.namespace, err = netns.GetFromPath("/proc/thread-self/ns/net"); err != nil {
+		return fmt.Errorf("open network namespace: %w", err)
+	}
+	if n.kernel, err = netlink.NewHandleAt(n.namespace, unix.NETLINK_ROUTE); err != nil {
+		n.namespace.Close()
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	n.hops = &nextHops{kernel: n.kernel}
+	n.table = &routeTable{kernel: n.kernel, ours: make(map[routeKey]route)}
+	n.routes = reconcile.TrackWith(n.table, reconcile.Options[route]{
+		Name: "routes", Logger: n.log, Equal: func(a, b route) bool { return a == b },
+	})
+	n.values = &sysctlTable{network: n}
+	n.sysctls = reconcile.TrackWith(n.values, reconcile.Options[string]{
+		Name: "sysctls", Logger: n.log, Equal: func(a, b string) bool { return a == b },
+	})
+	return nil
+}
+
+func (n *Network) closeHandles() error {
+	n.kernel.Close()
+	return n.namespace.Close()
+}
+
 // Close stops watching. What is in the kernel stays.
 func (n *Network) Close() error {
 	n.stop()
 	n.watcher.Wait()
-	n.kernel.Close()
-	return n.namespace.Close()
+	return n.closeHandles()
 }
 
 // Ensure brings up workloads' links, sets sysctls, and adds and repairs routes.
@@ -161,18 +187,29 @@ func (n *Network) refresh() {
 	}
 }
 
-// Detach removes every route that carries our protocol number.
-func (n *Network) Detach() error {
-	n.routes.Resync()
-	if err := n.routes.Prune(nil); err != nil {
-		return fmt.Errorf("routes: %w", err)
+// Detach removes every route of the calling thread's network namespace that
+// carries our protocol number, and says which.
+func Detach() ([]string, error) {
+	n := &Network{log: slog.New(slog.DiscardHandler)}
+	if err := n.open(); err != nil {
+		return nil, err
 	}
-	return nil
-}
-
-// Drift says by table what others did to what is ours.
-func (n *Network) Drift() map[string]reconcile.Drift {
-	return map[string]reconcile.Drift{"routes": n.routes.Drift(), "sysctls": n.sysctls.Drift()}
+	defer n.closeHandles()
+	found, err := n.table.Load()
+	if err != nil {
+		return nil, err
+	}
+	var removed []string
+	var errs []error
+	for k := range found {
+		if err := n.table.Delete(k); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", k, err))
+			continue
+		}
+		removed = append(removed, k.String())
+	}
+	slices.Sort(removed)
+	return removed, errors.Join(errs...)
 }
 
 // inside runs fn on a thread in the namespace, which for the daemon is its own;

@@ -94,20 +94,20 @@ func (n *Network) subscribe() (*subscription, error) {
 	// Not forced, the kernel would silently take rmem_max instead.
 	force := true
 	err := netlink.LinkSubscribeWithOptions(s.links, s.done, netlink.LinkSubscribeOptions{
-		Namespace: &n.namespace, ErrorCallback: fail, ReceiveBufferSize: n.receiveBuffer, ReceiveBufferForceSize: force,
+		Namespace: &n.namespace, ErrorCallback: fail, ReceiveBufferSize: n.options.EventBuffer, ReceiveBufferForceSize: force,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to links: %w", err)
 	}
 	err = netlink.AddrSubscribeWithOptions(s.addresses, s.done, netlink.AddrSubscribeOptions{
-		Namespace: &n.namespace, ErrorCallback: fail, ReceiveBufferSize: n.receiveBuffer, ReceiveBufferForceSize: force,
+		Namespace: &n.namespace, ErrorCallback: fail, ReceiveBufferSize: n.options.EventBuffer, ReceiveBufferForceSize: force,
 	})
 	if err != nil {
 		close(s.done)
 		return nil, fmt.Errorf("subscribe to addresses: %w", err)
 	}
 	err = netlink.RouteSubscribeWithOptions(s.routes, s.done, netlink.RouteSubscribeOptions{
-		Namespace: &n.namespace, ErrorCallback: fail, ReceiveBufferSize: n.receiveBuffer, ReceiveBufferForceSize: force,
+		Namespace: &n.namespace, ErrorCallback: fail, ReceiveBufferSize: n.options.EventBuffer, ReceiveBufferForceSize: force,
 	})
 	if err != nil {
 		close(s.done)

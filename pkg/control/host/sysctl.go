@@ -138,9 +138,7 @@ func (n *Network) keepRouters() error {
 var ErrLooseRPF = errors.New("net.ipv4.conf.all.rp_filter is 2 (loose): workloads could use others' addresses towards the host; " +
 	"set it to 0 or 1, or set FELIX_IGNORELOOSERPF=true")
 
-// CheckRPF returns ErrLooseRPF if the kernel's reverse path filter is loose and
-// that is not to be ignored.
-func (n *Network) CheckRPF(ignoreLoose bool) error {
+func (n *Network) checkRPF() error {
 	var value string
 	err := n.inside(func() error {
 		b, err := os.ReadFile("/proc/sys/net/ipv4/conf/all/rp_filter")
@@ -152,7 +150,7 @@ func (n *Network) CheckRPF(ignoreLoose bool) error {
 		return fmt.Errorf("reverse path filter: %w", err)
 	case value != "2":
 		return nil
-	case ignoreLoose:
+	case n.options.IgnoreLooseRPF:
 		n.log.Warn("the kernel's reverse path filter is loose, as configuration allows")
 		return nil
 	}
