@@ -295,7 +295,8 @@ func (a *Allocator) swapIn(ctx context.Context, cidr netip.Prefix, handle string
 		sequence := b.SequenceNumber
 		h, err := a.count(ctx, handle, cidr, len(ordinals))
 		if err != nil {
-			return err
+			// It may be counted all the same.
+			return errors.Join(err, a.undo(ctx, handle, "", grant{block: cidr}))
 		}
 		err = a.writeBlock(ctx, b)
 		switch {
