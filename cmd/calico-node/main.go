@@ -65,6 +65,11 @@ A signal to stop leaves traffic running as it is; --detach ends it.`,
 		},
 	}
 	cmd.SetVersionTemplate("calico-node {{.Version}}\n")
+	addFlags(cmd, &c)
+	return cmd
+}
+
+func addFlags(cmd *cobra.Command, c *config) {
 	f := cmd.Flags()
 	f.StringVar(&c.datastore, "datastore", "", `"etcd" outside, or "embedded" in the daemon (default: etcd if the environment names one)`)
 	f.StringVar(&c.dataDir, "data-dir", "/var/lib/calico-xdp/etcd", "where the embedded etcd keeps its data")
@@ -78,7 +83,6 @@ A signal to stop leaves traffic running as it is; --detach ends it.`,
 	f.BoolVar(&c.xdp, "xdp", false, "attach the XDP program to the uplinks")
 	f.BoolVar(&c.clsact, "clsact", false, "attach through clsact even where the kernel has tcx")
 	f.BoolVar(&c.detach, "detach", false, "remove every trace of the daemon from this host, say what was removed, and exit")
-	return cmd
 }
 
 // version returns what the binary was built from.
