@@ -104,6 +104,11 @@ func (d document) toJSON() (json.RawMessage, error) {
 		err := json.Compact(&out, d.text) // tabs between values are fine in JSON and not in YAML
 		return out.Bytes(), err
 	}
-	text := append(bytes.Repeat([]byte("\n"), d.line), d.text...)
-	return yaml.YAMLToJSONStrict(text)
+	out, err := yaml.YAMLToJSONStrict(d.text)
+	if err != nil && d.line > 0 {
+		// Once more behind as many empty lines: only now, since a file may have
+		// thousands of documents.
+		_, err = yaml.YAMLToJSONStrict(append(bytes.Repeat([]byte("\n"), d.line), d.text...))
+	}
+	return out, err
 }
