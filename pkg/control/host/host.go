@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -27,6 +28,8 @@ type Network struct {
 	log       *slog.Logger
 	options   Options
 	namespace netns.NsHandle
+	own       bool // the namespace is the whole process's
+	hasIPv6   bool // the kernel has
 	kernel    *netlink.Handle
 
 	table   *routeTable
@@ -89,8 +92,14 @@ func (n *Network) open() error {
 		n.namespace.Close()
 		return fmt.Errorf("open netlink: %w", err)
 	}
+	if process, err := netns.GetFromPath("/proc/self/ns/net"); err == nil {
+		n.own = process.Equal(n.namespace)
+		process.Close()
+	}
+	_, err = os.Stat("/proc/sys/net/ipv6")
+	n.hasIPv6 = err == nil
 	n.hops = &nextHops{kernel: n.kernel}
-	n.table = &routeTable{kernel: n.kernel, ours: make(map[routeKey]route)}
+	n.table = &routeTable{kernel: n.kernel, ours: make(map[routeKey]route), blocked: make(map[routeKey]bool)}
 	n.routes = reconcile.TrackWith(n.table, reconcile.Options[route]{
 		Name: "routes", Logger: n.log, Equal: func(a, b route) bool { return a == b },
 	})
@@ -212,9 +221,12 @@ func Detach() ([]string, error) {
 	return removed, errors.Join(errs...)
 }
 
-// inside runs fn on a thread in the namespace, which for the daemon is its own;
-// /proc/sys/net shows that of the thread.
+// inside runs fn on a thread in the namespace: /proc/sys/net shows that of the
+// thread.
 func (n *Network) inside(fn func() error) error {
+	if n.own {
+		return fn()
+	}
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()

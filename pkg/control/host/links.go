@@ -190,14 +190,18 @@ func (n *Network) follow(ctx context.Context, s *subscription) error {
 			switch {
 			case u.Table != unix.RT_TABLE_MAIN || u.Flags&unix.RTM_F_CLONED != 0:
 			case u.Protocol != Protocol:
-				// It may also have replaced one of ours.
-				if k, _ := routeOf(&u.Route); u.NlFlags&unix.NLM_F_REPLACE != 0 {
-					if _, ours := n.table.get(k); ours {
-						n.lost.Store(true)
-					}
+				k, _ := routeOf(&u.Route)
+				replaced, freed := n.table.touches(k)
+				moved := n.hops.concerns(k.prefix)
+				if replaced {
+					n.lost.Store(true)
 				}
-				n.moved.Store(true)
-				n.signal()
+				if moved {
+					n.moved.Store(true)
+				}
+				if replaced || freed || moved {
+					n.signal()
+				}
 			case !n.table.expects(u):
 				n.lost.Store(true)
 				n.signal()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -20,7 +21,10 @@ type nextHop struct {
 // too, until told to forget.
 type nextHops struct {
 	kernel *netlink.Handle
-	known  map[netip.Addr]hopAnswer
+	// mu is held while the kernel is asked, so that whoever is told of a change
+	// finds here what was asked before it.
+	mu    sync.Mutex
+	known map[netip.Addr]hopAnswer
 	// others are the routes of the main table that are not ours, by IPv6, once they
 	// are needed.
 	others map[bool][]netlink.Route
@@ -31,12 +35,30 @@ type hopAnswer struct {
 	err error
 }
 
-func (h *nextHops) forget() { h.known, h.others = nil, nil }
+func (h *nextHops) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.known, h.others = nil, nil
+}
+
+// concerns says whether a change of the route to p may change an answer.
+func (h *nextHops) concerns(p netip.Prefix) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for to := range h.known {
+		if p.Contains(to) {
+			return true
+		}
+	}
+	return false
+}
 
 // find returns the next hop towards an address: the address itself if it is on a
 // link, else the gateway of the route that the kernel uses, our own routes
 // excepted.
 func (h *nextHops) find(to netip.Addr) (nextHop, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if a, ok := h.known[to]; ok {
 		return a.hop, a.err
 	}

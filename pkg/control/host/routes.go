@@ -119,6 +119,8 @@ type routeTable struct {
 	// finds it here if it is our own.
 	mu   sync.Mutex
 	ours map[routeKey]route
+	// blocked are the keys at which another's route is in the way.
+	blocked map[routeKey]bool
 }
 
 // Load reads both families' routes with our protocol number.
@@ -135,6 +137,7 @@ func (t *routeTable) Load() (map[routeKey]route, error) {
 		list = append(list, found...)
 	}
 	t.ours = make(map[routeKey]route, len(list))
+	t.blocked = make(map[routeKey]bool)
 	loaded := make(map[routeKey]route, len(list))
 	for i := range list {
 		k, v := routeOf(&list[i])
@@ -179,6 +182,7 @@ func (t *routeTable) Put(k routeKey, v route) error {
 		return err
 	}
 	t.ours[k] = v
+	delete(t.blocked, k)
 	return nil
 }
 
@@ -205,6 +209,7 @@ func (t *routeTable) takeOver(k routeKey, v route, r *netlink.Route) error {
 		if list[i].Protocol == Protocol || toWorkload {
 			return t.kernel.RouteReplace(r)
 		}
+		t.blocked[k] = true
 		return fmt.Errorf("a route with protocol %d is in the way: %s", list[i].Protocol, list[i])
 	}
 	return unix.EEXIST // gone again; the next round will see
@@ -214,6 +219,7 @@ func (t *routeTable) takeOver(k routeKey, v route, r *netlink.Route) error {
 func (t *routeTable) Delete(k routeKey) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	delete(t.blocked, k)
 	err := t.remove(k)
 	if err == nil {
 		delete(t.ours, k)
@@ -244,6 +250,15 @@ func (t *routeTable) get(k routeKey) (route, bool) {
 	defer t.mu.Unlock()
 	v, ok := t.ours[k]
 	return v, ok
+}
+
+// touches says what another's route at a key means for ours: it has replaced it,
+// or it was in its way and may be no longer.
+func (t *routeTable) touches(k routeKey) (replaced, freed bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, replaced = t.ours[k]
+	return replaced, t.blocked[k]
 }
 
 // expects says whether an event only tells what we did ourselves, or what was so

@@ -70,7 +70,8 @@ func (n *Network) wantSysctls(want *desired.State, links map[string]netlink.Link
 	if want.Host.ForwardIPv4 {
 		values[sysctl{path: forward4}] = "1"
 	}
-	if want.Host.ForwardIPv6 {
+	forwardIPv6 := want.Host.ForwardIPv6 && n.hasIPv6
+	if forwardIPv6 {
 		values[sysctl{path: forward6}] = "1"
 	}
 	for name := range want.Host.Workloads {
@@ -89,7 +90,7 @@ func (n *Network) wantSysctls(want *desired.State, links map[string]netlink.Link
 		if want.Host.ForwardIPv4 {
 			set("ipv4", "conf", "forwarding", "1")
 		}
-		if want.Host.ForwardIPv6 {
+		if forwardIPv6 {
 			set("ipv6", "conf", "forwarding", "1")
 			// A workload must not be able to tell the host about routers.
 			set("ipv6", "conf", "accept_ra", "0")
