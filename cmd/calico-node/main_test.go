@@ -274,6 +274,10 @@ func TestDaemons(t *testing.T) {
 	flood := testbed.StartFlood(t, one.Namespace, two.Namespace, two.Addresses[0], testbed.FloodOptions{})
 	a.start(t)
 	a.waitReady(t)
+	// Killed, it leaves no more of a gap.
+	b.process.Kill()
+	b.start(t)
+	b.waitReady(t)
 	if report := flood.Stop(); report.Lost != 0 {
 		t.Errorf("restart: %s", report)
 	}

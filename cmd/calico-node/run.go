@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -95,17 +96,20 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	defer func() { err = errors.Join(err, speaker.Close()) }()
 
 	keeper := control.NewKeeper(startup, &control.Tunnels{Node: node, Store: client, Allocator: ipam.New(client)}, addresses, log)
+	watcher := client.Watch(ctx)
 	controller := control.New(control.Options{
 		Node: node, Config: c.environment.Config,
-		Datastore: client.Watch(ctx), Policy: policy.NewCompiler(node), Links: network, Learner: speaker,
-		Sinks: []control.NamedSink{{Name: "dataplane", Sink: plane}, {Name: "host", Sink: network}, {Name: "bgp", Sink: speaker}},
+		Datastore: watcher, Policy: policy.NewCompiler(node), Links: network, Learner: speaker,
+		Sinks: []control.NamedSink{
+			{Name: "dataplane", Sink: plane, Vital: true}, {Name: "host", Sink: network}, {Name: "bgp", Sink: speaker},
+		},
 		Observe: func(changes []api.Change, want *desired.State) {
 			keeper.Observe(changes)
 			servers.Set(want.Servers)
 		},
 		Logger: log,
 	})
-	registry.MustRegister(controller, plane, network.Collector(), speaker.Collector())
+	registry.MustRegister(watcher, controller, plane, network.Collector(), speaker.Collector())
 	ready.set(controller.Ready)
 	alive.set(controller.Alive)
 
@@ -123,8 +127,16 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	}
 	defer stopAPI()
 
-	go keeper.Run(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go client.watchEmbedded(cancel)
+	var kept sync.WaitGroup
+	kept.Go(func() { keeper.Run(ctx) })
+	defer kept.Wait()
 	controller.Run(ctx)
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
 	return nil
 }
 
@@ -154,6 +166,16 @@ func openDatastore(ctx context.Context, c *config, log *slog.Logger) (*store, er
 type store struct {
 	*datastore.Client
 	embedded *datastore.Embedded
+}
+
+// watchEmbedded ends the daemon when the etcd inside it fails: whoever supervises
+// the daemon starts both again.
+func (s *store) watchEmbedded(end func(error)) {
+	if s.embedded != nil {
+		if err, failed := <-s.embedded.Failed(); failed {
+			end(fmt.Errorf("embedded etcd: %w", err))
+		}
+	}
 }
 
 func (s *store) Close() {

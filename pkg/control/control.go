@@ -132,30 +132,39 @@ func (c *Controller) round(ctx context.Context) error {
 		c.o.Observe(c.fresh, want)
 	}
 	c.fresh = nil
-	done, err := c.apply(ctx, want, inSync)
+	enforced, err := c.apply(ctx, want, inSync)
 	c.publish(result{
-		state: want, revision: revision, inSync: inSync, enforced: done > 0,
+		state: want, revision: revision, inSync: inSync, enforced: enforced,
 		invalid: invalid, err: err, took: time.Since(start),
 	})
 	return err
 }
 
-// apply ensures forwards, stopping at the first sink that fails since the next
-// ones rely on it, then prunes backwards. It returns how many sinks ensured.
-func (c *Controller) apply(ctx context.Context, want *desired.State, inSync bool) (int, error) {
-	for i, sink := range c.o.Sinks {
-		if err := sink.Ensure(ctx, want); err != nil {
-			return i, fmt.Errorf("%s: %w", sink.Name, err)
-		}
-	}
-	if !inSync {
-		return len(c.o.Sinks), nil // never remove what we may not have heard of yet
-	}
+// apply ensures forwards, then prunes backwards. A sink that fails has done what
+// it could for the rest; unless it is vital, the later ones do their part too. It
+// does not prune before it has all that is wanted: what it would take away may be
+// what still stands in for that. enforced says that the first sink did its part.
+func (c *Controller) apply(ctx context.Context, want *desired.State, inSync bool) (enforced bool, err error) {
+	failed := make([]bool, len(c.o.Sinks))
 	var errs []error
-	for _, sink := range slices.Backward(c.o.Sinks) {
-		if err := sink.Prune(ctx, want); err != nil {
+	note := func(sink NamedSink, err error) bool {
+		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", sink.Name, err))
 		}
+		return err != nil
 	}
-	return len(c.o.Sinks), errors.Join(errs...)
+	for i, sink := range c.o.Sinks {
+		failed[i] = note(sink, sink.Ensure(ctx, want))
+		if failed[i] && sink.Vital {
+			return i > 0, errors.Join(errs...)
+		}
+	}
+	if inSync { // never remove what we may not have heard of yet
+		for i, sink := range slices.Backward(c.o.Sinks) {
+			if !failed[i] {
+				note(sink, sink.Prune(ctx, want))
+			}
+		}
+	}
+	return !failed[0], errors.Join(errs...)
 }

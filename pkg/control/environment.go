@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -71,7 +72,7 @@ func ReadEnvironment(environ []string, hostname string) (*Environment, error) {
 	if e.Node == "" || strings.ContainsAny(e.Node, "/ \t\n") {
 		errs = append(errs, fmt.Errorf("NODENAME %q: not a name for a node", e.Node))
 	}
-	e.Config.Backend = vars["CALICO_NETWORKING_BACKEND"]
+	e.Config.Backend = cmp.Or(vars["CALICO_NETWORKING_BACKEND"], desired.BackendBIRD)
 	e.Config.RouterID = vars["CALICO_ROUTER_ID"]
 	e.K8sNode = vars["CALICO_K8S_NODE_REF"]
 

@@ -19,10 +19,13 @@ type Sink interface {
 	Resync()                                               // forget what was there: read it again
 }
 
-// NamedSink is a sink as logs and metrics call it.
+// NamedSink is a sink as logs call it.
 type NamedSink struct {
 	Name string
 	Sink
+	// Vital says that the later sinks rely on the whole of this one: no kernel
+	// route leads to a workload whose policy is not in place.
+	Vital bool
 }
 
 // Datastore is a watch of the resources.
