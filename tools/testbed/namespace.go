@@ -265,9 +265,15 @@ func sysctlPath(name string) string {
 
 // Dial connects from inside the namespace; address has a literal IP.
 func (n *Namespace) Dial(network, address string) (net.Conn, error) {
+	return n.DialTimeout(network, address, 5*time.Second)
+}
+
+// DialTimeout is Dial for connections that are expected to fail: it gives up
+// after that time.
+func (n *Namespace) DialTimeout(network, address string, limit time.Duration) (net.Conn, error) {
 	var conn net.Conn
 	err := n.Do(func() (err error) {
-		conn, err = (&net.Dialer{Timeout: 5 * time.Second}).Dial(network, address)
+		conn, err = (&net.Dialer{Timeout: limit}).Dial(network, address)
 		return err
 	})
 	return conn, err

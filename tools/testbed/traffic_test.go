@@ -1,12 +1,15 @@
 package testbed
 
 import (
+	"bytes"
 	"net/netip"
-	"os/exec"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gopacket/gopacket/pcapgo"
 )
 
 // pair is two namespaces with a veth between them.
@@ -103,9 +106,19 @@ func TestCapture(t *testing.T) {
 	if err := c.WritePcap(path); err != nil {
 		t.Fatal(err)
 	}
-	text, err := exec.Command("tcpdump", "-n", "-r", path, "icmp").CombinedOutput()
-	if err != nil || strings.Count(string(text), "ICMP echo re") != 2 {
-		t.Errorf("tcpdump: %v\n%s", err, text)
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, err := pcapgo.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range c.Packets() {
+		if frame, _, err := r.ReadPacketData(); err != nil || !bytes.Equal(frame, p.Data) {
+			t.Fatalf("file has %q, %v; want %q", Text(frame), err, p)
+		}
 	}
 
 	c = StartCapture(t, b, "eth0")
