@@ -50,24 +50,29 @@ type Client struct {
 
 	initialized atomic.Bool // see Initialize
 
-	mu   sync.Mutex
-	etcd *clientv3.Client // nil until the first request
+	mu       sync.Mutex
+	etcd     *clientv3.Client
+	loggedIn bool // or there is no user to log in
 }
 
-// Open returns a client of the datastore. It connects with the first request:
-// an error here is one of the configuration, not of the network.
+// Open returns a client of the datastore. It does not wait for a connection: an
+// error here is one of the configuration, not of the network.
 func Open(ctx context.Context, config Config, log *slog.Logger) (*Client, error) {
 	if err := config.validate(); err != nil {
 		return nil, fmt.Errorf("datastore: %w", err)
 	}
-	c := &Client{config: config, codec: newCodec(), log: log}
+	c := &Client{config: config, codec: newCodec(), log: log, loggedIn: config.Username == ""}
+	var err error
 	if config.secure() {
-		var err error
 		if c.tls, err = newReloadingTLS(config); err != nil {
 			return nil, fmt.Errorf("datastore: %w", err)
 		}
 	}
 	c.ctx, c.cancel = context.WithCancel(ctx)
+	if c.etcd, err = c.dial("", ""); err != nil {
+		c.cancel()
+		return nil, fmt.Errorf("datastore: %w", err)
+	}
 	return c, nil
 }
 
@@ -77,47 +82,12 @@ func (c *Client) Close() {
 	c.watchers.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.etcd != nil {
-		c.etcd.Close() // it fails with its context's end, which is what is wanted
-	}
+	c.etcd.Close() // it fails with its context's end, which is what is wanted
 }
 
-// connect returns the connection, once it is ready or patience is at its end.
-// Requests then tell what is wrong with it.
-func (c *Client) connect(ctx context.Context) (*clientv3.Client, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	etcd, err := c.dial(ctx)
-	for err != nil {
-		// With a user the first thing is to log in, which may find etcd down.
-		if status.Code(err) != codes.Unavailable || !sleep(ctx, 100*time.Millisecond) {
-			return nil, err
-		}
-		etcd, err = c.dial(ctx)
-	}
-	for conn := etcd.ActiveConnection(); ; {
-		state := conn.GetState()
-		switch state {
-		case connectivity.Ready, connectivity.Shutdown:
-			return etcd, nil
-		case connectivity.Idle:
-			conn.Connect()
-		}
-		if !conn.WaitForStateChange(ctx, state) {
-			return etcd, nil
-		}
-	}
-}
-
-func (c *Client) dial(ctx context.Context) (*clientv3.Client, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.etcd != nil {
-		return c.etcd, nil
-	}
-	if err := c.ctx.Err(); err != nil {
-		return nil, err
-	}
+// dial returns a client that connects by itself, and has logged in if there is
+// a user.
+func (c *Client) dial(user, password string) (*clientv3.Client, error) {
 	options := []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
 		MinConnectTimeout: patience,
@@ -125,35 +95,94 @@ func (c *Client) dial(ctx context.Context) (*clientv3.Client, error) {
 	if c.tls != nil {
 		options = append(options, grpc.WithTransportCredentials(c.tls))
 	}
-	etcd, err := clientv3.New(clientv3.Config{
+	return clientv3.New(clientv3.Config{
 		Endpoints: c.config.Endpoints,
-		Username:  c.config.Username, Password: c.config.Password,
-		DialTimeout:       patience, // of logging in
+		Username:  user, Password: password,
+		DialTimeout:       requestTimeout - patience, // of logging in
 		DialKeepAliveTime: keepaliveTime, DialKeepAliveTimeout: keepaliveTimeout,
-		DialOptions: options,
-		Context:     c.ctx,
-		Logger:      zap.NewNop(), // all that matters is in the errors
+		DialOptions:     options,
+		MaxUnaryRetries: 3, // enough to log in again; see request
+		Context:         c.ctx,
+		Logger:          zap.NewNop(), // all that matters is in the errors
 	})
-	if err != nil {
-		return nil, err
-	}
-	c.etcd = etcd
-	return etcd, nil
 }
 
-// request runs one request within its time.
+// connect returns the connection once it is ready, or after a while what is
+// wrong with it. Logging in is left until then: it could not say what is.
+func (c *Client) connect(ctx context.Context) (*clientv3.Client, error) {
+	c.mu.Lock()
+	etcd, loggedIn := c.etcd, c.loggedIn
+	c.mu.Unlock()
+	if err := ready(ctx, etcd.ActiveConnection()); err != nil || loggedIn {
+		return etcd, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.loggedIn {
+		etcd, err := c.dial(c.config.Username, c.config.Password)
+		if err != nil {
+			return nil, err
+		}
+		c.etcd.Close()
+		c.etcd, c.loggedIn = etcd, true
+	}
+	return c.etcd, nil
+}
+
+// ready waits for the connection as long as patience lasts. etcd's client would
+// wait for it in every request, and never tell why in vain.
+func ready(ctx context.Context, conn *grpc.ClientConn) error {
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		state := conn.GetState()
+		switch state {
+		case connectivity.Ready, connectivity.Shutdown:
+			return nil
+		case connectivity.Idle:
+			conn.Connect()
+		}
+		if !conn.WaitForStateChange(waiting, state) {
+			_, err := pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{}, grpc.WaitForReady(false))
+			return err
+		}
+	}
+}
+
+// request runs one request that changes nothing, again if the connection broke
+// under it.
 func request[R any](ctx context.Context, c *Client, do func(context.Context, *clientv3.Client) (R, error)) (R, error) {
 	limited, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	var r R
-	etcd, err := c.connect(limited)
-	if err == nil {
-		r, err = do(limited, etcd)
+	for begin := time.Now(); ; {
+		r, err := attempt(limited, c, do)
+		if err == nil {
+			return r, nil
+		}
+		if status.Code(err) != codes.Unavailable || time.Since(begin) > patience {
+			return r, c.failed(ctx, err)
+		}
 	}
+}
+
+// write runs one request that may change something, once: if the connection
+// breaks under it, nobody knows whether it did.
+func write[R any](ctx context.Context, c *Client, do func(context.Context, *clientv3.Client) (R, error)) (R, error) {
+	limited, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	r, err := attempt(limited, c, do)
 	if err != nil {
 		return r, c.failed(ctx, err)
 	}
 	return r, nil
+}
+
+func attempt[R any](ctx context.Context, c *Client, do func(context.Context, *clientv3.Client) (R, error)) (r R, err error) {
+	etcd, err := c.connect(ctx)
+	if err != nil {
+		return r, err
+	}
+	return do(ctx, etcd)
 }
 
 // each calls fn for every key from begin up to end, in order, all as of one

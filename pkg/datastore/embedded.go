@@ -9,9 +9,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 )
@@ -42,6 +44,8 @@ type Embedded struct {
 	endpoints []string
 	lock      *os.File
 	streams   context.CancelFunc
+	zap       *slogCore
+	close     sync.Once
 }
 
 // StartEmbedded starts etcd and returns when it answers.
@@ -66,7 +70,7 @@ func (e *Embedded) start(config EmbeddedConfig, log *slog.Logger) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	e.streams = cancel
+	e.zap, e.streams = newSlogCore(log), cancel
 
 	c := embed.NewConfig()
 	c.Name = config.Name
@@ -76,10 +80,13 @@ func (e *Embedded) start(config EmbeddedConfig, log *slog.Logger) error {
 	c.Dir = filepath.Join(config.Dir, "etcd")
 	c.ListenClientUrls, c.AdvertiseClientUrls = listen, listen
 	c.ListenPeerUrls = nil
+	// One member waits for nobody's heartbeats: a short election only makes
+	// the start quick.
+	c.TickMs, c.ElectionMs = 20, 200
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, embeddedHistory
 	c.QuotaBackendBytes = embeddedQuota
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(log))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(e.zap))
 	c.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainStreamInterceptor(endStreamsWith(ctx))}
 	if e.etcd, err = embed.StartEtcd(c); err != nil {
 		return err
@@ -128,8 +135,11 @@ func (e *Embedded) Endpoints() []string { return e.endpoints }
 func (e *Embedded) Failed() <-chan error { return e.etcd.Err() }
 
 // Close stops the server. Its data is kept.
-func (e *Embedded) Close() {
+func (e *Embedded) Close() { e.close.Do(e.stop) }
+
+func (e *Embedded) stop() {
 	if e.streams != nil {
+		e.zap.closing.Store(true)
 		e.streams()
 	}
 	if e.etcd != nil {

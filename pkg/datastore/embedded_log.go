@@ -3,34 +3,42 @@ package datastore
 import (
 	"context"
 	"log/slog"
+	"strings"
+	"sync/atomic"
 
-	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// zapTo returns a zap logger that writes warnings and errors to log.
-func zapTo(log *slog.Logger) *zap.Logger { return zap.New(&slogCore{log: log}) }
-
-// slogCore is a zapcore.Core.
+// slogCore is a zapcore.Core that writes etcd's warnings and errors to a slog
+// logger. What etcd tells below a warning is for its own developers.
 type slogCore struct {
-	log *slog.Logger
+	log     *slog.Logger
+	closing *atomic.Bool // etcd reports each of its parts that is stopped as an error
 }
 
-// Enabled implements zapcore.LevelEnabler. What etcd tells below a warning is
-// for its own developers.
-func (c *slogCore) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
+func newSlogCore(log *slog.Logger) *slogCore { return &slogCore{log: log, closing: new(atomic.Bool)} }
+
+// Enabled implements zapcore.LevelEnabler.
+func (c *slogCore) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel && !c.closing.Load() }
 
 // With implements zapcore.Core.
 func (c *slogCore) With(fields []zapcore.Field) zapcore.Core {
-	return &slogCore{log: c.log.With(attributes(fields)...)}
+	return &slogCore{log: c.log.With(attributes(fields)...), closing: c.closing}
 }
 
 // Check implements zapcore.Core.
 func (c *slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) {
+	if c.Enabled(e.Level) && !usual(e.Message) {
 		return ce.AddCore(e, c)
 	}
 	return ce
+}
+
+// usual tells what etcd warns of at every start: it serves gRPC and HTTP on one
+// port, and its tokens are not signed. Both are as we want them.
+func usual(message string) bool {
+	return strings.HasPrefix(message, "Running http and grpc server on single port") ||
+		message == "simple token is not cryptographically signed"
 }
 
 // Write implements zapcore.Core.

@@ -274,7 +274,7 @@ func (c *Client) prepare(r api.Resource) (api.Resource, api.Key, string, error) 
 // the key has.
 func (c *Client) commit(ctx context.Context, key api.Key, unchanged clientv3.Cmp, op clientv3.Op) (*clientv3.TxnResponse, error) {
 	look := clientv3.OpGet(string(op.KeyBytes()), clientv3.WithKeysOnly())
-	response, err := request(ctx, c, func(ctx context.Context, etcd *clientv3.Client) (*clientv3.TxnResponse, error) {
+	response, err := write(ctx, c, func(ctx context.Context, etcd *clientv3.Client) (*clientv3.TxnResponse, error) {
 		return etcd.Txn(ctx).If(unchanged).Then(op).Else(look).Commit()
 	})
 	if err != nil {
