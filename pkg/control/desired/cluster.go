@@ -216,20 +216,27 @@ func (c *cluster) ownerOf(a netip.Addr) (owner, bool) {
 // addStrayEndpoints gives a route of its own to each endpoint address that no
 // block leads to: addresses given by hand, or by an IPAM that is not ours. Those
 // in reserved are not for endpoints.
-func (c *cluster) addStrayEndpoints(s *api.Store, reserved map[netip.Addr]string) {
+func (c *cluster) addStrayEndpoints(endpoints map[api.Key]*api.WorkloadEndpoint, reserved map[netip.Addr]string) {
 	stray := make(map[netip.Prefix]owner)
-	for key, w := range byKey[*api.WorkloadEndpoint](s, api.KindWorkloadEndpoint) {
+	for key, w := range endpoints {
 		for _, text := range w.Spec.IPNetworks {
 			a, err := parseEndpointAddress(text)
 			if err != nil || reserved[a] != "" {
 				continue // this node's own are reported where they are taken up
 			}
-			if o, ok := c.ownerOf(a); !ok || o.node != w.Spec.Node {
-				// Several nodes claiming one address: this node keeps what it has.
-				p := netip.PrefixFrom(a, a.BitLen())
-				if old, ok := stray[p]; !ok || old.node != c.self.name {
-					stray[p] = owner{w.Spec.Node, key}
-				}
+			if o, ok := c.ownerOf(a); ok && o.node == w.Spec.Node {
+				continue
+			}
+			// Of several that claim an address this node's goes first: it keeps
+			// what it has. There may be 100,000 endpoints, so they are not sorted.
+			old, ok := stray[single(a)]
+			if mine := w.Spec.Node == c.self.name; ok && mine != (old.node == c.self.name) {
+				ok = !mine
+			} else if ok {
+				ok = compareKeys(old.object, key) < 0
+			}
+			if !ok {
+				stray[single(a)] = owner{w.Spec.Node, key}
 			}
 		}
 	}

@@ -34,7 +34,8 @@ func Compute(in Input) *State {
 		s.problem(EnvironmentObject, fmt.Errorf("CALICO_NETWORKING_BACKEND %q: want bird, vxlan or none", b))
 	}
 	c := parseCluster(in)
-	claims := localClaims(in)
+	endpoints := api.All[*api.WorkloadEndpoint](in.Resources, api.KindWorkloadEndpoint)
+	claims := localClaims(in.Node, endpoints)
 
 	s.Servers = set.servers
 	d := &s.Dataplane
@@ -49,7 +50,7 @@ func Compute(in Input) *State {
 
 	host := hostAddresses(in.Links, set, d.Node, claims)
 	reserved := reservedAddresses(c, host)
-	c.addStrayEndpoints(in.Resources, reserved)
+	c.addStrayEndpoints(endpoints, reserved)
 	s.addPeers(c)
 	s.addEndpoints(claims, in.Links, reserved)
 	s.addUnclaimed(in.Links, set, claims)

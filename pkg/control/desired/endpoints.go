@@ -1,6 +1,7 @@
 package desired
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -18,15 +19,16 @@ type claim struct {
 // localClaims returns this node's workload endpoints, the one created last
 // first: whoever takes an interface or address into use again rarely cleans up
 // after one that was forgotten.
-func localClaims(in Input) []claim {
+func localClaims(node string, endpoints map[api.Key]*api.WorkloadEndpoint) []claim {
 	var claims []claim
-	for key, w := range byKey[*api.WorkloadEndpoint](in.Resources, api.KindWorkloadEndpoint) {
-		if w.Spec.Node == in.Node {
+	for key, w := range endpoints {
+		if w.Spec.Node == node {
 			claims = append(claims, claim{key, w})
 		}
 	}
-	slices.SortStableFunc(claims, func(a, b claim) int {
-		return b.endpoint.CreationTimestamp.Compare(a.endpoint.CreationTimestamp.Time)
+	slices.SortFunc(claims, func(a, b claim) int {
+		age := b.endpoint.CreationTimestamp.Compare(a.endpoint.CreationTimestamp.Time)
+		return cmp.Or(age, compareKeys(a.key, b.key))
 	})
 	return claims
 }
