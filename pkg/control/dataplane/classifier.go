@@ -152,15 +152,24 @@ func (c *classifier) encode(r *ruleset, from *policy.Ruleset) {
 		r.words[1+i] = uint64(actions[rule.Action]) | uint64(rule.Next)<<8
 	}
 	for class, k := range c.peers.kernel {
-		r.words[r.sourceRow(k)] = from.Sources[class]
-		r.words[r.destinationRow(k)] = from.Destinations[class]
+		r.words[r.sourceRow(k)] = row(from.Sources, class)
+		r.words[r.destinationRow(k)] = row(from.Destinations, class)
 	}
 	for class, k := range c.sources.kernel {
-		r.words[r.sourcePortRow(k)] = from.SourcePorts[class]
+		r.words[r.sourcePortRow(k)] = row(from.SourcePorts, class)
 	}
 	for class, k := range c.destinations.kernel {
-		r.words[r.destinationPortRow(k)] = from.DestinationPorts[class]
+		r.words[r.destinationPortRow(k)] = row(from.DestinationPorts, class)
 	}
+}
+
+// row is the vector of a class; a class that the ruleset has no vector for is one
+// that no rule matches, which drops.
+func row(vectors []uint64, class uint32) uint64 {
+	if int(class) < len(vectors) {
+		return vectors[class]
+	}
+	return 0
 }
 
 // ensure brings the tables into the kernel, up to the switch of the endpoints. It
@@ -396,25 +405,34 @@ func (c *classifier) writeAddresses(t *policy.Tables) (map[policy.RulesetID]bool
 			}
 		}
 	}
-	restarted := false
+	// Longest prefixes come first and go last, so that no address gets the class of a
+	// shorter prefix in between.
+	var added, changed, gone []netip.Prefix
 	for p, class := range t.Peers {
-		k := c.peers.kernel[uint32(class)]
-		if have, ok := c.addresses[p]; ok && have == k {
-			continue
-		}
-		restarted = restarted || c.before == nil
-		if err := c.putAddress(p, k); err != nil {
-			errs = append(errs, err)
+		if have, ok := c.addresses[p]; !ok {
+			added = append(added, p)
+		} else if have != c.peers.kernel[uint32(class)] {
+			changed = append(changed, p)
 		}
 	}
 	for p := range c.addresses {
 		if _, stays := t.Peers[p]; !stays {
-			restarted = restarted || c.before == nil
-			if err := c.deleteAddress(p); err != nil {
-				errs = append(errs, err)
-			}
+			gone = append(gone, p)
 		}
 	}
+	slices.SortFunc(added, func(a, b netip.Prefix) int { return b.Bits() - a.Bits() })
+	slices.SortFunc(gone, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() })
+	for _, p := range append(added, changed...) {
+		if err := c.putAddress(p, c.peers.kernel[uint32(t.Peers[p])]); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, p := range gone {
+		if err := c.deleteAddress(p); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	restarted := c.before == nil && len(added)+len(changed)+len(gone) > 0
 	for id, r := range t.Rulesets {
 		for m := range moves {
 			if m[0] != m[1] && r.Affected(m[0], m[1]) {
