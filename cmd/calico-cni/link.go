@@ -154,13 +154,21 @@ func (a *attachment) plug(mac net.HardwareAddr, mtu int, addrs []netip.Addr) (ne
 			return nil, err
 		}
 	}
+	if old, err := inside.LinkByName(a.ifname); err == nil { // ours, see vacant
+		if err := deleteLink(inside.Handle, old); err != nil {
+			return nil, err
+		}
+	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.Alias, attrs.MTU, attrs.HardwareAddr = a.hostName, a.mark, mtu, hostMAC
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = a.hostName, mtu, hostMAC
 	pair := netlink.NewVeth(attrs)
 	pair.PeerName, pair.PeerNamespace = a.ifname, netlink.NsFd(inside.NsHandle)
 	pair.PeerMTU, pair.PeerHardwareAddr = uint32(mtu), mac
 	if err := host.LinkAdd(pair); err != nil {
 		return nil, fmt.Errorf("make veth %s: %w", a.hostName, err)
+	}
+	if err := host.LinkSetAlias(pair, a.mark); err != nil {
+		return nil, fmt.Errorf("mark %s: %w", a.hostName, err)
 	}
 
 	v6 := false
@@ -217,7 +225,10 @@ func configure(nl *netlink.Handle, link netlink.Link, addrs []netip.Addr) error 
 		if addr.Is4() {
 			// IPv6 reaches a link-local next hop without a route of its own.
 			err := nl.RouteAdd(&netlink.Route{LinkIndex: index, Dst: single(hop), Scope: netlink.SCOPE_LINK})
-			if err != nil && !errors.Is(err, unix.EEXIST) {
+			if errors.Is(err, unix.EEXIST) {
+				continue // another interface of the container has the default route
+			}
+			if err != nil {
 				return fmt.Errorf("route %s: %w", hop, err)
 			}
 		}
@@ -251,7 +262,9 @@ func (a *attachment) unplug() error {
 	})
 }
 
-// removeMarked removes the host interfaces of ours for which remove is true.
+// removeMarked removes the host interfaces of ours for which remove is true. An
+// ADD that died before it marked its interface leaves one without mark; the next
+// ADD of the same name removes it, or the end of the container's namespace.
 func removeMarked(remove func(network, containerID, ifname string) bool) error {
 	host, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/nodeapi"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -19,6 +20,8 @@ const (
 	commandTime = 30 * time.Second
 	// statusTime bounds STATUS, which a runtime calls often.
 	statusTime = 2 * time.Second
+	// nodeRetry is the pause before a node that did not answer is asked again.
+	nodeRetry = 200 * time.Millisecond
 	// fallbackMTU fits into every encapsulation on an Ethernet.
 	fallbackMTU = 1450
 )
@@ -92,12 +95,28 @@ func (s *session) attach(ctx context.Context, a *attachment, mac net.HardwareAdd
 	if err != nil {
 		return nil, err
 	}
-	wait, cancel := context.WithTimeout(context.Background(), s.conf.policyTimeout())
-	defer cancel()
-	if err := s.node.WaitEnforced(wait, a.endpoint, revision); err != nil {
+	if err := s.waitEnforced(a, revision); err != nil {
 		return nil, err
 	}
 	return result(a, mac, mtu, addrs), nil
+}
+
+// waitEnforced returns when the node enforces the endpoint's policy. A node that
+// is just being restarted is waited for.
+func (s *session) waitEnforced(a *attachment, revision int64) error {
+	ctx, cancel := context.WithTimeout(context.Background(), s.conf.policyTimeout())
+	defer cancel()
+	for {
+		err := s.node.WaitEnforced(ctx, a.endpoint, revision)
+		if refused := (*nodeapi.NotEnforcedError)(nil); err == nil || errors.As(err, &refused) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(nodeRetry):
+		}
+	}
 }
 
 // detach removes all that ADD makes, whatever of it is there. The interface goes
