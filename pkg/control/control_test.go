@@ -92,6 +92,12 @@ func (w *world) Compile(s *api.Store) *policy.Tables {
 	return &policy.Tables{}
 }
 
+func (w *world) policies() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.compiled
+}
+
 // silent never changes.
 type silent struct{}
 
@@ -150,14 +156,15 @@ func start(t *testing.T, w *world, o Options) *Controller {
 	return c
 }
 
-// rounds waits until the journal has what is wanted, and returns the journal.
+// until waits until the journal has what is wanted, and returns the journal.
 func (w *world) until(t *testing.T, what string, ok func(journal []string) bool) []string {
 	t.Helper()
 	for range 2000 {
 		w.mu.Lock()
 		journal := slices.Clone(w.journal)
+		done := ok(journal)
 		w.mu.Unlock()
-		if ok(journal) {
+		if done {
 			return journal
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -356,8 +363,8 @@ func TestUnreadablePolicyDenies(t *testing.T) {
 	}
 	var status nodeapi.Status
 	c.Fill(&status)
-	if w.compiled != 1 || len(status.Problems) != 1 || status.Problems[0].Object != key.String() {
-		t.Errorf("compiled %d, problems %v", w.compiled, status.Problems)
+	if w.policies() != 1 || len(status.Problems) != 1 || status.Problems[0].Object != key.String() {
+		t.Errorf("compiled %d, problems %v", w.policies(), status.Problems)
 	}
 	p := standIn(key).(*api.GlobalNetworkPolicy)
 	if err := api.Validate(p); err != nil || p.Spec.Selector != "all()" || p.Spec.Tier != "default" {
@@ -372,7 +379,7 @@ func TestUnreadablePolicyDenies(t *testing.T) {
 	if err := c.Wait(t.Context(), api.Key{}, 2); err != nil {
 		t.Fatal(err)
 	}
-	if w.compiled != 0 {
-		t.Errorf("compiled %d", w.compiled)
+	if n := w.policies(); n != 0 {
+		t.Errorf("compiled %d", n)
 	}
 }
