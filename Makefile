@@ -1,0 +1,61 @@
+# Everything that a developer runs. `make` lists it.
+
+GO ?= $(firstword $(shell command -v go) /usr/local/go/bin/go)
+GOFMT = $(dir $(GO))gofmt
+# Whoever runs this need not own the checkout.
+GIT = git -c safe.directory='*'
+
+# The committed objects are clang 14's. Looked up when used: setup may install it.
+CLANG = $(firstword $(shell command -v clang-14 clang))
+export BPF2GO_CC = $(CLANG)
+export BPF2GO_STRIP = $(subst clang,llvm-strip,$(CLANG))
+
+VERSION = $(or $(shell $(GIT) describe --tags --always --dirty 2>/dev/null),devel)
+COMMIT = $(shell $(GIT) rev-parse HEAD 2>/dev/null)
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install from apt what is missing (as root)
+	@tools/setup.sh
+
+generate: setup ## compile bpf/ into pkg/maps and pkg/loader
+	$(GO) generate ./pkg/maps ./pkg/loader
+
+check-generate: generate ## fail if what generate makes differs from what is committed
+	@case $(CLANG) in \
+	*clang-14) $(GIT) diff --exit-code --stat -- 'pkg/*_bpfel.*' ;; \
+	*) echo "no clang-14: comparing Go files only"; $(GIT) diff --exit-code -- 'pkg/*_bpfel.go' ;; \
+	esac
+	@new=$$($(GIT) ls-files --others --exclude-standard -- 'pkg/*_bpfel.*'); \
+	test -z "$$new" || { echo "not committed: $$new"; exit 1; }
+
+build: ## bin/calico-node, bin/calicoctl, bin/calico-cni
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false \
+		-ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' \
+		-o bin/ ./cmd/calico-node ./cmd/calicoctl ./cmd/calico-cni
+
+test: setup root ## all tests; they make network namespaces and load BPF, so as root
+	$(GO) test ./...
+
+lint: ## gofmt, go vet, staticcheck
+	@unformatted=$$($(GOFMT) -l cmd pkg perf tools); \
+	test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+demo: setup root build ## three hosts, real packets, one screen (KEEP=1 leaves it up)
+	$(GO) build -buildvcs=false -o bin/demo ./tools/demo
+	bin/demo $(if $(KEEP),--keep)
+
+perf: setup root ## what each path costs, beside a program that does nothing
+	$(GO) test -run '^$$' -bench . ./perf/...
+
+clean: ## remove what build has made
+	rm -rf bin
+
+root:
+	@test "$$(id -u)" = 0 || { echo "this needs root: it makes network namespaces and loads BPF" >&2; exit 1; }
+
+.PHONY: help setup generate check-generate build test lint demo perf clean root

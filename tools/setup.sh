@@ -1,0 +1,62 @@
+#!/bin/sh
+# Installs from apt what building and testing need and this machine lacks.
+# Nothing is missing: nothing happens, not even apt-get update.
+set -eu
+
+# need FILE-OR-COMMAND PACKAGE: notes the package if the first is not there.
+missing=
+need() {
+	case $1 in
+	/*) test -e "$1" && return ;;
+	*) command -v "$1" >/dev/null && return ;;
+	esac
+	missing="$missing $2"
+}
+
+command -v go >/dev/null || test -x /usr/local/go/bin/go || {
+	echo "setup: no Go found; install the version that go.mod names from https://go.dev/dl/" >&2
+	exit 1
+}
+need gcc gcc
+need /usr/include/stdio.h libc6-dev
+need /usr/include/linux/bpf.h linux-libc-dev
+need /usr/include/bpf/bpf_helpers.h libbpf-dev
+need make make
+need git git
+need ip iproute2
+need nsenter util-linux
+need ping iputils-ping
+need ethtool ethtool
+need tcpdump tcpdump
+need iperf3 iperf3
+need bird bird2
+# The committed objects are made by clang 14, Debian 12's; where there is none,
+# any later one builds as well, only check-generate cannot compare objects then.
+if ! command -v clang-14 >/dev/null; then
+	need clang "clang-14|clang"
+fi
+if ! command -v llvm-strip-14 >/dev/null; then
+	need llvm-strip "llvm-14|llvm"
+fi
+test -n "$missing" || exit 0
+
+if ! command -v apt-get >/dev/null; then
+	echo "setup: missing, and no apt-get to install it with:$missing" >&2
+	exit 1
+fi
+if [ "$(id -u)" != 0 ]; then
+	echo "setup: missing:$missing; run 'sudo make setup' once" >&2
+	exit 1
+fi
+echo "setup: installing$missing"
+apt-get update -q
+packages=
+for p in $missing; do
+	first=${p%%|*}
+	if [ "$first" != "$p" ] && [ -z "$(apt-cache madison "$first")" ]; then
+		first=${p#*|}
+	fi
+	packages="$packages $first"
+done
+# shellcheck disable=SC2086 # a list of words
+DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages
