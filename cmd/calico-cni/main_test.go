@@ -137,9 +137,8 @@ type fakeNode struct {
 
 	mu     sync.Mutex
 	refuse string
-	hang   bool
+	hang   chan struct{} // closed when somebody waits; nobody is answered
 	unsync bool
-	waited []string // what was waited for, in order
 }
 
 func (n *fakeNode) set(change func()) {
@@ -159,9 +158,9 @@ func (n *fakeNode) BGP(context.Context) (nodeapi.BGPStatus, error) { return node
 func (n *fakeNode) Wait(ctx context.Context, key api.Key, revision int64) error {
 	n.mu.Lock()
 	refuse, hang := n.refuse, n.hang
-	n.waited = append(n.waited, key.Name)
 	n.mu.Unlock()
-	if hang {
+	if hang != nil {
+		close(hang)
 		<-ctx.Done()
 		return &nodeapi.NotEnforcedError{Key: key, Reason: "the kernel is busy"}
 	}
@@ -202,7 +201,10 @@ type call struct {
 	netns   string
 	args    string
 	conf    map[string]any
+	kill    <-chan struct{} // kills the plugin
 }
+
+var errKilled = errors.New("killed")
 
 // cniError is what a plugin prints when it fails.
 type cniError struct {
@@ -234,9 +236,14 @@ func (w *world) do(c call) ([]byte, error) {
 	cmd.Env = append(os.Environ(), "CNI_COMMAND="+c.command, "CNI_CONTAINERID="+c.id, "CNI_NETNS="+c.netns,
 		"CNI_IFNAME="+c.ifname, "CNI_ARGS="+c.args, "CNI_PATH="+plugins)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
-	// No death signal: this thread is given back.
 	if err := w.host.Do(cmd.Start); err != nil {
 		w.Fatal(err)
+	}
+	if c.kill != nil {
+		<-c.kill
+		cmd.Process.Kill()
+		cmd.Wait()
+		return nil, errKilled
 	}
 	err = cmd.Wait()
 	if text := stderr.String(); text != "" {

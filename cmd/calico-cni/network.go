@@ -127,7 +127,10 @@ func (s *session) detach(a *attachment, stdin []byte) error {
 	if err := a.unplug(); err != nil {
 		return err
 	}
-	return errors.Join(s.removeEndpoint(ctx, a), s.release(ctx, a, stdin))
+	if err := s.removeEndpoint(ctx, a); err != nil {
+		return err
+	}
+	return s.release(ctx, a, stdin)
 }
 
 // mtu returns the MTU of a new interface: the configured one, else what the
