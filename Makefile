@@ -9,6 +9,8 @@ GIT = git -c safe.directory='*'
 CLANG = $(firstword $(shell command -v clang-14 clang))
 export BPF2GO_CC = $(CLANG)
 export BPF2GO_STRIP = $(subst clang,llvm-strip,$(CLANG))
+# clang for BPF does not look where Debian has the architecture's asm/ headers.
+export BPF2GO_CFLAGS = -idirafter /usr/include/$(shell gcc -print-multiarch)
 
 VERSION = $(or $(shell $(GIT) describe --tags --always --dirty 2>/dev/null),devel)
 COMMIT = $(shell $(GIT) rev-parse HEAD 2>/dev/null)
