@@ -18,9 +18,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/status"
 )
 
 const (
@@ -149,17 +147,17 @@ func ready(ctx context.Context, conn *grpc.ClientConn) error {
 	}
 }
 
-// request runs one request that changes nothing, again if the connection broke
+// request runs one request that changes nothing, again if the connection breaks
 // under it.
 func request[R any](ctx context.Context, c *Client, do func(context.Context, *clientv3.Client) (R, error)) (R, error) {
 	limited, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	for begin := time.Now(); ; {
-		r, err := attempt(limited, c, do)
+	for {
+		r, connected, err := attempt(limited, c, do)
 		if err == nil {
 			return r, nil
 		}
-		if status.Code(err) != codes.Unavailable || time.Since(begin) > patience {
+		if !connected || !unavailable(err) || !sleep(limited, 20*time.Millisecond) {
 			return r, c.failed(ctx, err)
 		}
 	}
@@ -170,19 +168,20 @@ func request[R any](ctx context.Context, c *Client, do func(context.Context, *cl
 func write[R any](ctx context.Context, c *Client, do func(context.Context, *clientv3.Client) (R, error)) (R, error) {
 	limited, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	r, err := attempt(limited, c, do)
+	r, _, err := attempt(limited, c, do)
 	if err != nil {
 		return r, c.failed(ctx, err)
 	}
 	return r, nil
 }
 
-func attempt[R any](ctx context.Context, c *Client, do func(context.Context, *clientv3.Client) (R, error)) (r R, err error) {
+func attempt[R any](ctx context.Context, c *Client, do func(context.Context, *clientv3.Client) (R, error)) (r R, connected bool, err error) {
 	etcd, err := c.connect(ctx)
 	if err != nil {
-		return r, err
+		return r, false, err
 	}
-	return do(ctx, etcd)
+	r, err = do(ctx, etcd)
+	return r, true, err
 }
 
 // each calls fn for every key from begin up to end, in order, all as of one

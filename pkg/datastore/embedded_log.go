@@ -34,11 +34,16 @@ func (c *slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Che
 	return ce
 }
 
-// usual tells what etcd warns of at every start: it serves gRPC and HTTP on one
-// port, and its tokens are not signed. Both are as we want them.
+// usual tells what etcd complains of though it is as it should be.
 func usual(message string) bool {
-	return strings.HasPrefix(message, "Running http and grpc server on single port") ||
-		message == "simple token is not cryptographically signed"
+	switch message {
+	case "simple token is not cryptographically signed",
+		// A new database has no schema version until its first term is on
+		// disk; etcd looks again a few seconds later.
+		"Failed to detect schema version", "failed to update storage version":
+		return true
+	}
+	return strings.HasPrefix(message, "Running http and grpc server on single port")
 }
 
 // Write implements zapcore.Core.

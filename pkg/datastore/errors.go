@@ -47,17 +47,30 @@ func (c *Client) failed(ctx context.Context, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%s: %w: no answer within %s", where, ErrUnreachable, requestTimeout)
 	}
-	switch s, _ := status.FromError(err); s.Code() {
-	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
-		return fmt.Errorf("%s: %w: %s", where, ErrUnreachable, reason(s.Message()))
+	if unavailable(err) {
+		return fmt.Errorf("%s: %w: %s", where, ErrUnreachable, reason(err))
 	}
 	return fmt.Errorf("%s: %w", where, err)
+}
+
+// unavailable tells errors of the way to a member, or of one that has no leader,
+// from those of the request.
+func unavailable(err error) bool {
+	if etcd, ok := errors.AsType[rpctypes.EtcdError](rpctypes.Error(err)); ok {
+		return etcd.Code() == codes.Unavailable
+	}
+	switch status.Code(err) {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
+		return true
+	}
+	return false
 }
 
 // reason takes what went wrong out of what gRPC says about it:
 //
 //	connection error: desc = "transport: Error while dialing: dial tcp …: connect: connection refused"
-func reason(message string) string {
+func reason(err error) string {
+	message := rpctypes.ErrorDesc(err)
 	if i := strings.LastIndex(message, "desc = "); i >= 0 {
 		message = strings.Trim(message[i+len("desc = "):], `"`)
 	}

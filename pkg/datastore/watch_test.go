@@ -3,6 +3,7 @@ package datastore
 import (
 	"context"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -266,6 +267,7 @@ func TestInvalidObjectIsReportedAndTheRestGoesOn(t *testing.T) {
 }
 
 func TestAudit(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	e := testbed.StartEtcd(t)
 	c := openEtcd(t, e)
 	for _, name := range []string{"a", "b", "c"} {
@@ -304,6 +306,7 @@ func TestAudit(t *testing.T) {
 }
 
 func TestAuditUnderChanges(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	e := testbed.StartEtcd(t)
 	c := openEtcd(t, e)
 	w := watch(t, c)
@@ -332,4 +335,43 @@ func TestWatchEndsWithItsClient(t *testing.T) {
 	w.synced()
 	e.Stop() // also while it cannot connect
 	c.Close()
+}
+
+// What Calico wrote is read whole, nothing of it is a problem, and written back
+// it is the same.
+func TestCalicosOwnObjects(t *testing.T) {
+	text, err := os.ReadFile("../api/testdata/stored.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := testbed.StartEtcd(t)
+	c := openEtcd(t, e)
+	stored := make(map[string]string)
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	for i := 0; i+1 < len(lines); i += 2 {
+		stored[lines[i]] = lines[i+1]
+		e.Put(lines[i], lines[i+1])
+	}
+	w := watch(t, c)
+	w.synced()
+	for key, err := range w.w.Problems() {
+		t.Errorf("%s: %v", key, err)
+	}
+	if len(w.store) != len(stored) {
+		t.Errorf("%d of %d objects", len(w.store), len(stored))
+	}
+	for path, was := range stored {
+		key, ok := c.codec.key(path)
+		if !ok {
+			t.Errorf("%s is not ours", path)
+			continue
+		}
+		if _, err := c.Update(t.Context(), must(t)(c.Get(t.Context(), key))); err != nil {
+			t.Error(err)
+			continue
+		}
+		if is := e.Get(path); is != was {
+			t.Errorf("%s: was\n%s\nis\n%s", path, was, is)
+		}
+	}
 }
