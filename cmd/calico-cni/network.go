@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 
 	"calico-xdp/pkg/api"
@@ -111,10 +112,8 @@ func (s *session) waitEnforced(a *attachment, revision int64) error {
 		if refused := (*nodeapi.NotEnforcedError)(nil); err == nil || errors.As(err, &refused) {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if !sleep(ctx, nodeRetry) {
 			return err
-		case <-time.After(nodeRetry):
 		}
 	}
 }
@@ -134,19 +133,34 @@ func (s *session) detach(a *attachment, stdin []byte) error {
 }
 
 // mtu returns the MTU of a new interface: the configured one, else what the
-// node says.
+// node says. A node that has just started knows it a moment later.
 func (s *session) mtu(ctx context.Context) int {
 	if s.conf.MTU > 0 {
 		return s.conf.MTU
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTime)
 	defer cancel()
-	state, err := s.node.Status(ctx)
-	if err != nil || state.WorkloadMTU <= 0 {
-		s.log.Debug("the node does not say which MTU to use", "error", err, "mtu", fallbackMTU)
+	for {
+		state, err := s.node.Status(ctx)
+		if err == nil && state.WorkloadMTU > 0 {
+			return state.WorkloadMTU
+		}
+		if err == nil && sleep(ctx, nodeRetry) {
+			continue
+		}
+		s.log.Info("the node does not say which MTU to use", "error", err, "mtu", fallbackMTU)
 		return fallbackMTU
 	}
-	return state.WorkloadMTU
+}
+
+// sleep returns false if ctx ended before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
 }
 
 // result describes the attachment for the runtime and for the plugins after
@@ -198,7 +212,7 @@ func status(cmd *skel.CmdArgs) error {
 		return fail(codeNotAvailable, "%v", err)
 	}
 	if !state.InSync {
-		return fail(codeNotAvailable, "calico-node has not seen the whole datastore yet: %s", state.Error)
+		return fail(codeNotAvailable, "%s", strings.TrimSuffix("calico-node has not seen the whole datastore yet: "+state.Error, ": "))
 	}
 	return s.reachable(ctx)
 }
