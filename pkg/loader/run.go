@@ -25,19 +25,19 @@ type Context struct {
 // skBuff has the layout of struct __sk_buff (include/uapi/linux/bpf.h).
 type skBuff struct {
 	Len, PktType, Mark, QueueMapping, Protocol, VlanPresent, VlanTCI, VlanProto uint32
-	Priority, IngressIfindex, Ifindex, TCIndex                                 uint32
-	CB                                                                         [5]uint32
-	Hash, TCClassid, Data, DataEnd, NAPIID                                     uint32
-	Family, RemoteIP4, LocalIP4                                                uint32
-	RemoteIP6, LocalIP6                                                        [4]uint32
-	RemotePort, LocalPort, DataMeta                                            uint32
-	FlowKeys, Tstamp                                                           uint64
-	WireLen, GSOSegs                                                           uint32
-	SK                                                                         uint64
-	GSOSize                                                                    uint32
-	TstampType                                                                 uint8
-	Pad                                                                        [3]uint8
-	HWTstamp                                                                   uint64
+	Priority, IngressIfindex, Ifindex, TCIndex                                  uint32
+	CB                                                                          [5]uint32
+	Hash, TCClassid, Data, DataEnd, NAPIID                                      uint32
+	Family, RemoteIP4, LocalIP4                                                 uint32
+	RemoteIP6, LocalIP6                                                         [4]uint32
+	RemotePort, LocalPort, DataMeta                                             uint32
+	FlowKeys, Tstamp                                                            uint64
+	WireLen, GSOSegs                                                            uint32
+	SK                                                                          uint64
+	GSOSize                                                                     uint32
+	TstampType                                                                  uint8
+	Pad                                                                         [3]uint8
+	HWTstamp                                                                    uint64
 }
 
 // Run runs a program once on a packet with BPF_PROG_TEST_RUN: nothing is sent, but
