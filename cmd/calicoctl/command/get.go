@@ -165,6 +165,7 @@ func (a *app) writer(o getOptions) (func(io.Writer, []output.Group, output.Clust
 	case arg != "" && format == "go-template":
 		return plain(func(w io.Writer, gs []output.Group) error { return output.Template(w, gs, arg) }), nil
 	}
+	//lint:ignore ST1005 a sentence to the user
 	return nil, fmt.Errorf("--output: %q is none of ps, table, wide, yaml, json, name, custom-columns=..., go-template=..., go-template-file=...", o.format)
 }
 

@@ -103,6 +103,7 @@ func prepare(objects []manifest.Object, s scope) ([]item, error) {
 // refusal lists all faults for which nothing is written, if there are any.
 func refusal(errs []error) error {
 	if err := errors.Join(errs...); err != nil {
+		//lint:ignore ST1005 a sentence to the user
 		return fmt.Errorf("%w\nNothing was written.", err)
 	}
 	return nil

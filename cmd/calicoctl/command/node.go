@@ -74,6 +74,7 @@ func (a *app) nodeStatus(ctx context.Context, runDir, format string) error {
 		r.BGP, err = client.BGP(ctx)
 	}
 	if errors.Is(err, nodeapi.ErrNotRunning) {
+		//lint:ignore ST1005 Calico's own words, which scripts look for
 		return errors.New("Calico process is not running.")
 	}
 	if err != nil {
