@@ -369,3 +369,40 @@ func TestTunnelAddresses(t *testing.T) {
 		t.Error(w.text())
 	}
 }
+
+// TestOnCalicosData works on what Calico's tools stored, with the wrong counts
+// that they put into a handle that spans blocks.
+func TestOnCalicosData(t *testing.T) {
+	w := newWorld(t)
+	w.pool("ipip-always", "192.168.0.0/18", 26, nil)
+	w.pool("ipip-cross", "192.168.64.0/18", 28, nil)
+	w.pool("v6-pool", "fd02::/48", 122, nil)
+	keys := calicoKeys(t)["2"]
+	for key, value := range keys {
+		w.etcd.Put(key, value)
+	}
+	for _, f := range must(w.Check(t.Context())) {
+		if !f.Leftover || f.Object.Name != "k8s-pod-network.c3" {
+			t.Error(f)
+		}
+	}
+	freed, err := w.ReleaseHandle(t.Context(), "k8s-pod-network.c3", nil)
+	if err != nil || len(freed) != 70 {
+		t.Errorf("%d addresses, %v", len(freed), err)
+	}
+	w.consistent("c3 released", false)
+	// The node's next address is the one longest free of its first block.
+	if got := w.assign4("node-b", "new", 1, "ipip-always"); got != "192.168.39.193" {
+		t.Error(got)
+	}
+	if err := w.ReleaseAddress(t.Context(), netip.MustParseAddr("192.168.39.193"), Expect{Handle: "new"}); err != nil {
+		t.Error(err)
+	}
+	for key, value := range keys {
+		switch {
+		case strings.Contains(key, "192.168.107.") || strings.Contains(key, "192.168.39.") || strings.HasSuffix(key, ".c3"):
+		case w.etcd.Get(key) != value:
+			t.Errorf("%s was changed to %s", key, w.etcd.Get(key))
+		}
+	}
+}

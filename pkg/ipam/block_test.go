@@ -18,8 +18,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// calicoBlocks reads what Calico stored, by section and block.
-func calicoBlocks(t *testing.T) map[string]map[string]string {
+// calicoKeys reads what Calico stored, by section and key.
+func calicoKeys(t *testing.T) map[string]map[string]string {
 	data, err := os.ReadFile("testdata/calico.txt")
 	if err != nil {
 		t.Fatal(err)
@@ -33,10 +33,25 @@ func calicoBlocks(t *testing.T) map[string]map[string]string {
 			section = line[3:]
 			out[section] = make(map[string]string)
 		case strings.HasPrefix(line, "/"):
-			key = line[strings.LastIndexByte(line, '/')+1:]
+			key = line
 		case strings.HasPrefix(line, "{"):
 			out[section][key] = line
 		}
+	}
+	return out
+}
+
+// calicoBlocks reads the blocks that Calico stored, by section and name.
+func calicoBlocks(t *testing.T) map[string]map[string]string {
+	out := calicoKeys(t)
+	for section, keys := range out {
+		blocks := make(map[string]string)
+		for key, value := range keys {
+			if strings.Contains(key, "/assignment/") {
+				blocks[key[strings.LastIndexByte(key, '/')+1:]] = value
+			}
+		}
+		out[section] = blocks
 	}
 	return out
 }
