@@ -143,7 +143,8 @@ func (c *Controller) round(ctx context.Context) error {
 // apply ensures forwards, then prunes backwards. A sink that fails has done what
 // it could for the rest; unless it is vital, the later ones do their part too. It
 // does not prune before it has all that is wanted: what it would take away may be
-// what still stands in for that. enforced says that the first sink did its part.
+// what still stands in for that. enforced says that the first sink did its part,
+// if not for every endpoint.
 func (c *Controller) apply(ctx context.Context, want *desired.State, inSync bool) (enforced bool, err error) {
 	failed := make([]bool, len(c.o.Sinks))
 	var errs []error
@@ -154,7 +155,9 @@ func (c *Controller) apply(ctx context.Context, want *desired.State, inSync bool
 		return err != nil
 	}
 	for i, sink := range c.o.Sinks {
-		failed[i] = note(sink, sink.Ensure(ctx, want))
+		err := sink.Ensure(ctx, want)
+		var endpoints desired.EndpointErrors
+		failed[i] = note(sink, err) && !errors.As(err, &endpoints)
 		if failed[i] && sink.Vital {
 			return i > 0, errors.Join(errs...)
 		}

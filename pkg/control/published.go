@@ -30,6 +30,7 @@ type Published struct {
 	enforced struct {
 		state    *desired.State
 		revision int64
+		failing  desired.EndpointErrors // endpoints that it could not take up
 	}
 	problems map[string]string // as logged, so that each is logged once
 	busy     time.Time         // since when a round runs; zero between rounds
@@ -112,7 +113,8 @@ func (p *Published) publish(r result) {
 	}
 	p.last = r
 	if r.enforced {
-		p.enforced.state, p.enforced.revision = r.state, r.revision
+		p.enforced.state, p.enforced.revision, p.enforced.failing = r.state, r.revision, nil
+		errors.As(r.err, &p.enforced.failing)
 	}
 	close(p.changed)
 	p.changed = make(chan struct{})
@@ -200,6 +202,8 @@ func (p *Published) endpoints() []nodeapi.Endpoint {
 			e.State = nodeapi.EndpointWaiting
 		case p.enforced.state != p.last.state:
 			e.State = nodeapi.EndpointPending
+		case p.enforced.failing[key] != nil:
+			e.State, e.Problem = nodeapi.EndpointClosed, p.enforced.failing[key].Error()
 		}
 		out = append(out, e)
 	}
@@ -277,6 +281,8 @@ func (p *Published) ready(key api.Key, revision int64) (done bool, reason string
 		return false, l.Problem, true
 	case l.Missing:
 		return false, fmt.Sprintf("interface %s does not exist", l.Interface), false
+	case p.enforced.failing[key] != nil:
+		return false, p.enforced.failing[key].Error(), false
 	}
 	return true, "", false
 }

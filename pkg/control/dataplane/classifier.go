@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/gaissmai/bart"
@@ -37,6 +38,8 @@ type classifier struct {
 	addresses                    map[netip.Prefix]uint32 // the kernel's classes
 	carriers                     map[uint32]int          // how many addresses carry a class
 	ports                        []kernel.PortClass      // by kernel.PortIndex
+
+	drift atomic.Uint64 // rulesets that someone else had changed
 
 	// The last tables' view of the addresses; nil in the first round.
 	before     map[netip.Prefix]policy.PeerClass
@@ -92,7 +95,7 @@ func (c *classifier) load(used []uint32) error {
 		c.destinations.reserve(uint32(p.Destination))
 	}
 	if len(c.live) > 0 || len(c.leaving) > 0 {
-		return nil // a later reading: our own rulesets are known
+		return c.repair() // a later reading: our own rulesets are known
 	}
 	slices.Sort(used)
 	for _, base := range slices.Compact(used) {
@@ -110,6 +113,21 @@ func (c *classifier) load(used []uint32) error {
 		c.leaving = append(c.leaving, r)
 	}
 	return nil
+}
+
+// repair writes the words of rulesets again that someone else has changed.
+func (c *classifier) repair() error {
+	var errs []error
+	for id, r := range c.live {
+		have, err := c.kernel.Words.Read(r.base, r.size)
+		if err == nil && !slices.Equal(have, r.words) {
+			c.drift.Add(1)
+			c.log.Warn("ruleset was changed by someone else", "ruleset", id, "word", r.base)
+			err = c.writeRows(r, have)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // The layout of a ruleset, see policy.h.
@@ -172,22 +190,29 @@ func row(vectors []uint64, class uint32) uint64 {
 	return 0
 }
 
-// ensure brings the tables into the kernel, up to the switch of the endpoints. It
-// returns where each ruleset is, and which rulesets judge some address otherwise
-// than before although they are the same.
-func (c *classifier) ensure(t *policy.Tables, now time.Time) (bases map[policy.RulesetID]uint32, touched map[policy.RulesetID]bool, err error) {
+// placed is what became of the rulesets: where each is in the kernel, or why it is
+// not, and whether it judges some address otherwise than before although it is the
+// same.
+type placed struct {
+	bases   map[policy.RulesetID]uint32
+	failed  map[policy.RulesetID]error
+	touched map[policy.RulesetID]bool
+}
+
+// ensure brings the tables into the kernel, up to the switch of the endpoints. A
+// ruleset that there is no room for is no error of the whole.
+func (c *classifier) ensure(t *policy.Tables, now time.Time) (placed, error) {
 	c.extents.reap(now)
 	ports := portTable(t)
 	c.number(t, ports)
 
-	var errs []error
-	bases = make(map[policy.RulesetID]uint32, len(t.Rulesets))
+	in := placed{bases: make(map[policy.RulesetID]uint32, len(t.Rulesets)), failed: make(map[policy.RulesetID]error)}
 	for id, from := range t.Rulesets {
 		if err := c.place(id, from); err != nil {
-			errs = append(errs, fmt.Errorf("ruleset %d: %w", id, err))
+			in.failed[id] = fmt.Errorf("ruleset of %d rules: %w", len(from.Rules), err)
 			continue
 		}
-		bases[id] = uint32(c.live[id].base)
+		in.bases[id] = uint32(c.live[id].base)
 	}
 	for id, r := range c.live {
 		if t.Rulesets[id] == nil {
@@ -195,9 +220,10 @@ func (c *classifier) ensure(t *policy.Tables, now time.Time) (bases map[policy.R
 			delete(c.live, id)
 		}
 	}
-	errs = append(errs, c.bridge(t, ports), c.writePorts(ports))
-	touched, err = c.writeAddresses(t)
-	return bases, touched, errors.Join(append(errs, err)...)
+	bridged, written := c.bridge(t, ports), c.writePorts(ports)
+	var err error
+	in.touched, err = c.writeAddresses(t)
+	return in, errors.Join(bridged, written, err)
 }
 
 // number gives every class in use its number in the kernel.

@@ -144,13 +144,15 @@ func (d *Dataplane) load() error {
 }
 
 // Ensure adds and changes. One endpoint or address that fails does not stop the
-// others; what fails stays closed.
+// others; what fails stays closed. Where single endpoints are all that failed the
+// error is a desired.EndpointErrors.
 func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 	w := &want.Dataplane
 	if err := d.load(); err != nil {
 		return err
 	}
 	now, writes := time.Now(), d.writes
+	failing := make(desired.EndpointErrors)
 	var errs []error
 	note := func(what string, err error) {
 		if err != nil {
@@ -162,12 +164,11 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 	note("routes", d.routes.Ensure(routesOf(w)))
 	// An interface is closed before it has a policy: nothing gets through a
 	// program that does not know the source.
-	attachErr := d.attach(w)
-	note("attach", attachErr)
+	note("attach", d.attach(w, failing))
 
-	bases, touched, err := d.classifier.ensure(w.Policy, now)
+	rulesets, err := d.classifier.ensure(w.Policy, now)
 	note("policy", err)
-	note("endpoints", d.endpoints.ensure(w, bases, touched))
+	d.endpoints.ensure(w, rulesets, failing)
 	if err == nil {
 		d.classifier.left(now)
 	}
@@ -177,6 +178,12 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 		note("endpoints", d.endpoints.bump(0))
 	}
 	note("endpoints", d.endpoints.moved(slots, false))
+	if len(failing) > 0 {
+		if len(errs) == 0 {
+			return failing
+		}
+		errs = append(errs, errors.New(failing.Error()))
+	}
 	return errors.Join(errs...)
 }
 

@@ -68,9 +68,9 @@ func (e *endpoints) slot(want desired.Endpoint) (uint32, error) {
 }
 
 // ensure writes each endpoint's record: one write switches both policies. A record
-// that judges otherwise than before gets a new generation.
-func (e *endpoints) ensure(w *desired.Dataplane, bases map[policy.RulesetID]uint32, touched map[policy.RulesetID]bool) error {
-	var errs []error
+// that judges otherwise than before gets a new generation. failing gets the endpoints
+// that could not be taken up whole.
+func (e *endpoints) ensure(w *desired.Dataplane, in placed, failing desired.EndpointErrors) {
 	byKey := func(a, b desired.Endpoint) int { return compareKeys(a.Key, b.Key) }
 	for _, want := range slices.SortedFunc(maps.Values(w.Endpoints), byKey) {
 		if len(want.Addresses) == 0 {
@@ -78,13 +78,16 @@ func (e *endpoints) ensure(w *desired.Dataplane, bases map[policy.RulesetID]uint
 		}
 		s, err := e.slot(want)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", want.Key, err))
+			failing[want.Key] = err
 			continue
 		}
 		// A ruleset that is not in the kernel is 0, which drops.
 		rules := w.Policy.Endpoints[want.Key]
+		if err := errors.Join(in.failed[rules.Egress], in.failed[rules.Ingress]); err != nil {
+			failing[want.Key] = err
+		}
 		record := kernel.Endpoint{
-			Egress: bases[rules.Egress], Ingress: bases[rules.Ingress],
+			Egress: in.bases[rules.Egress], Ingress: in.bases[rules.Ingress],
 			Ifindex: uint32(want.Ifindex), Mac: want.MAC, HostMac: want.HostMAC,
 		}
 		if want.Veth {
@@ -99,7 +102,7 @@ func (e *endpoints) ensure(w *desired.Dataplane, bases map[policy.RulesetID]uint
 			_, known = e.rules[s]
 		}
 		switch {
-		case touched[rules.Egress] || touched[rules.Ingress],
+		case in.touched[rules.Egress] || in.touched[rules.Ingress],
 			known && e.rules[s] != rules,
 			!known && (was.Egress != record.Egress || was.Ingress != record.Ingress),
 			(was.Egress == 0) != (record.Egress == 0) || (was.Ingress == 0) != (record.Ingress == 0),
@@ -108,14 +111,13 @@ func (e *endpoints) ensure(w *desired.Dataplane, bases map[policy.RulesetID]uint
 		}
 		if record != was {
 			if err := e.put(s, record); err != nil {
-				errs = append(errs, fmt.Errorf("%s: %w", want.Key, err))
+				failing[want.Key] = err
 				continue
 			}
 		}
 		e.slots[want.Key] = s
 		e.rules[s] = rules
 	}
-	return errors.Join(errs...)
 }
 
 func (e *endpoints) put(s uint32, r kernel.Endpoint) error {

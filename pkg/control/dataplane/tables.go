@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"calico-xdp/pkg/api"
 	"calico-xdp/pkg/control/desired"
 	"calico-xdp/pkg/loader"
 	kernel "calico-xdp/pkg/maps"
@@ -78,18 +79,25 @@ func (d *Dataplane) attachments(w *desired.Dataplane) map[loader.Attachment]bool
 }
 
 // attach puts this process's programs on every hook, once, and again after Resync:
-// that a link is still there is not known without asking.
-func (d *Dataplane) attach(w *desired.Dataplane) error {
+// that a link is still there is not known without asking. failing gets the endpoints
+// whose interface could not be closed.
+func (d *Dataplane) attach(w *desired.Dataplane, failing desired.EndpointErrors) error {
+	endpoints := make(map[int]api.Key, len(w.Endpoints))
+	for key, e := range w.Endpoints {
+		endpoints[e.Ifindex] = key
+	}
 	var errs []error
 	for a := range d.attachments(w) {
 		if d.attached[a] {
 			continue
 		}
-		if err := d.programs.Attach(a); err != nil {
+		err := d.programs.Attach(a)
+		if key, ok := endpoints[a.Ifindex]; ok && err != nil {
+			failing[key] = err
+		} else if err != nil {
 			errs = append(errs, err)
-			continue
 		}
-		d.attached[a] = true
+		d.attached[a] = err == nil
 	}
 	return errors.Join(errs...)
 }
@@ -101,8 +109,10 @@ func (d *Dataplane) detach(w *desired.Dataplane) error {
 	if err != nil {
 		return err
 	}
-	for a := range d.attached {
-		list[a] = true // clsact filters are not pinned
+	for a, attached := range d.attached {
+		if attached {
+			list[a] = true // clsact filters are not pinned
+		}
 	}
 	want := d.attachments(w)
 	var errs []error
