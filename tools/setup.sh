@@ -60,3 +60,7 @@ for p in $missing; do
 done
 # shellcheck disable=SC2086 # a list of words
 DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages
+# Tests start BIRD where they want it; the service that came along is not wanted.
+case $packages in
+*bird2*) ! command -v systemctl >/dev/null || systemctl disable --now bird 2>/dev/null || true ;;
+esac
