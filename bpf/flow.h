@@ -170,7 +170,8 @@ static __always_inline enum reason flow_check_source(struct __sk_buff *skb, cons
 		    (*(__u32 *)&eth->h_source[0] != *(__u32 *)&from->mac[0] ||
 		     *(__u16 *)&eth->h_source[4] != *(__u16 *)&from->mac[4]))
 			return DROP_SPOOFED;
-	} else if (slot && hook == HOOK_FROM_NETWORK && !p->icmp_error) {
+	} else if (hook == HOOK_FROM_NETWORK && !p->icmp_error &&
+		   (slot || flow->next_hop.forward == FORWARD_HOST)) {
 		return DROP_MARTIAN;
 	}
 	return 0;

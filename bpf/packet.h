@@ -277,6 +277,8 @@ static __always_inline enum parsed packet_parse(struct __sk_buff *skb, struct pa
 
 		if ((void *)(ip6 + 1) > end || ip6->version != 6)
 			return PARSED_MALFORMED;
+		if (bpf_ntohs(ip6->payload_len) > skb->len - ETH_HLEN - sizeof(*ip6))
+			return PARSED_MALFORMED;
 		src_hi = ADDRESS_HI(&ip6->saddr);
 		src_lo = ADDRESS_LO(&ip6->saddr);
 		dst_hi = ADDRESS_HI(&ip6->daddr);
