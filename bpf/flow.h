@@ -128,6 +128,10 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct flow_key *key, str
 		/* Replies to the host's own flows leave through from_workload. */
 		flow_deny(flow, DROP_MARTIAN);
 		return 0;
+	} else if (hook == HOOK_FROM_WORKLOAD && kind == ROUTE_BLOCK) {
+		/* An answer to an endpoint that is gone. */
+		flow_deny(flow, DROP_NO_ENDPOINT);
+		return 0;
 	}
 	/* What the host itself sends to its own workloads is subject to no policy. */
 	if (hook == HOOK_TO_WORKLOAD && kind == ROUTE_HOST && !skb->ingress_ifindex)
@@ -139,13 +143,21 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct flow_key *key, str
 	return 0;
 }
 
-/* Notes what a packet says about its flow: that it lives, and how far TCP has come. */
-static __always_inline void flow_touch(struct flow *flow, const struct packet *p)
+/* Keeps the flow from being swept. Denied flows too: once forgotten, an answer that
+ * still comes would pass for the first packet of a flow of the other direction.
+ */
+static __always_inline void flow_seen(struct flow *flow)
 {
 	__u64 now = bpf_jiffies64();
 
 	if (flow->last_seen != now)
 		flow->last_seen = now;
+}
+
+/* Notes what a packet says about its flow: that it lives, and how far TCP has come. */
+static __always_inline void flow_touch(struct flow *flow, const struct packet *p)
+{
+	flow_seen(flow);
 	if (p->tcp_flags & TCP_FLAG_RST_BYTE)
 		flow->state |= FLOW_CLOSED_A | FLOW_CLOSED_B;
 	else if (p->tcp_flags & TCP_FLAG_FIN_BYTE)
@@ -225,6 +237,7 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct f
 			return reason;
 	}
 	if (flow->state & FLOW_DENIED) {
+		flow_seen(flow);
 		if (known)
 			bpf_map_update_elem(&flows, &p->key, flow, BPF_EXIST);
 		else if (waiting)
@@ -276,8 +289,10 @@ static __always_inline enum reason flow_decide(struct __sk_buff *skb, const stru
 		reason = flow_check_source(skb, known, p, hook);
 		if (reason)
 			return reason;
-		if (known->state & FLOW_DENIED)
+		if (known->state & FLOW_DENIED) {
+			flow_seen(known);
 			return known->denied_by;
+		}
 		flow_touch(known, p);
 		return 0;
 	}

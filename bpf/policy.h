@@ -2,15 +2,23 @@
  *
  * The classifier. A ruleset is a run of words in ruleset_words:
  *
- *   word 0            number of rules | source classes << 16 | port classes << 40
+ *   word 0            number of rules | peer classes << 32
+ *   word 1            port classes
  *   rules             one word each: action | next << 8   (enum rule_action)
- *   sources           one word per peer class: bit i set: rule i matches such a source
+ *   sources           one word per peer class
  *   destinations      one word per peer class
  *   source ports      one word per port class
  *   destination ports one word per port class
+ *   vectors           of more than 64 rules
  *
- * A packet's rule is the first bit set in the AND of its four words. The last rule
- * matches all, so there always is one. Cost does not depend on the number of rules.
+ * Up to 64 rules a class's word is its vector: bit i is set if rule i matches. Beyond,
+ * it is where, counted from word 0, a sparse vector stands. That has two words for each
+ * 4,096 rules: which of their 64 words are not zero, and where, counted from word 0,
+ * the first of these stands. Words that are zero are not stored.
+ *
+ * A packet's rule is the first bit set in the AND of its four vectors. The last rule
+ * matches all, so there always is one. Cost does not grow with the number of rules:
+ * words that are zero in any dimension are never looked at.
  */
 #ifndef POLICY_H
 #define POLICY_H
@@ -18,7 +26,9 @@
 #include "maps.h"
 #include "packet.h"
 
-#define MAX_RULES 64
+#define MAX_RULES 65536
+#define BLOCK_RULES 4096 /* that one word of non-zero words stands for */
+#define DIMENSIONS 4
 
 /* A packet as rules see it. */
 struct classes {
@@ -78,42 +88,47 @@ static __always_inline __u64 ruleset_word(__u32 index)
 	return word ? *word : 0;
 }
 
-/* Index of the lowest bit set: the number of ones below it. BPF has no instruction for
- * it and clang 14 crashes on its own expansion.
+/* Ones in a word. BPF has no instruction for it, and clang 14 crashes on its own
+ * expansion of the one below.
  */
-static __always_inline __u32 lowest_bit(__u64 bits)
+static __always_inline __u32 popcount(__u64 bits)
 {
-	__u64 ones = (bits & -bits) - 1;
-
-	ones -= ones >> 1 & 0x5555555555555555;
-	ones = (ones & 0x3333333333333333) + (ones >> 2 & 0x3333333333333333);
-	ones = (ones + (ones >> 4)) & 0x0f0f0f0f0f0f0f0f;
-	return ones * 0x0101010101010101 >> 56;
+	bits -= bits >> 1 & 0x5555555555555555;
+	bits = (bits & 0x3333333333333333) + (bits >> 2 & 0x3333333333333333);
+	bits = (bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0f;
+	return bits * 0x0101010101010101 >> 56;
 }
 
-/* Where an evaluation stands: what still may match, and the verdict once there is one. */
+/* Index of the lowest bit set: the number of ones below it. */
+static __always_inline __u32 lowest_bit(__u64 bits)
+{
+	return popcount((bits & -bits) - 1);
+}
+
+/* Where an evaluation stands: 64 rules of which some still may match. */
 struct evaluation {
 	__u64 bits;
-	__u32 rules; /* index of the first rule's word */
-	__u32 verdict;
+	__u32 rules;	/* index of the word of the ruleset's first rule */
+	__u32 at;	/* number of the first of the 64 */
+	__u32 from;	/* rules below it do not match any more */
+	int verdict;
 };
 
-/* Takes the first rule that still may match. 1 when that decides. */
-static long evaluate_rule(__u32 i, struct evaluation *e)
+/* Takes the first rule that may match. 1 when that decides. */
+static __always_inline int evaluate_rule(struct evaluation *e)
 {
-	__u64 word;
+	__u64 word = ruleset_word(e->rules + e->at + lowest_bit(e->bits));
 
-	if (!e->bits) {
-		e->verdict = RULE_DENY;
-		return 1;
-	}
-	word = ruleset_word(e->rules + lowest_bit(e->bits));
+	e->bits &= e->bits - 1;
 	switch (word & 0xff) {
 	case RULE_PASS:
-		e->bits &= ~0ULL << (word >> 8 & 63);
+		e->from = word >> 8;
+		if (e->from >= e->at + 64)
+			e->bits = 0;
+		else
+			e->bits &= ~0ULL << (e->from - e->at & 63);
 		return 0;
 	case RULE_LOG:
-		e->bits &= e->bits - 1;
 		return 0;
 	default:
 		e->verdict = (word & 0xff) == RULE_ALLOW ? RULE_ALLOW : RULE_DENY;
@@ -121,33 +136,121 @@ static long evaluate_rule(__u32 i, struct evaluation *e)
 	}
 }
 
+static long evaluate_step(__u32 i, struct evaluation *e)
+{
+	return !e->bits || evaluate_rule(e);
+}
+
+/* An evaluation of more than 64 rules. On no stack, which is too small. */
+struct search {
+	struct evaluation e;
+	__u64 words;			/* of the block's 64 words, those that all dimensions store */
+	__u64 stored[DIMENSIONS];	/* of these words, those that a dimension stores */
+	__u32 first[DIMENSIONS];	/* and the index of the first of them */
+	__u32 vectors[DIMENSIONS];	/* index of the next block's two words */
+	__u32 base;
+	__u32 block;			/* number of the next block's first rule */
+	__u32 rule_count;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct search);
+	__uint(max_entries, 1);
+} searches SEC(".maps");
+
+/* One step: a rule, or on to the next 64 rules, or on to the next block. */
+static long search_step(__u32 i, struct search **searching)
+{
+	struct search *s = *searching;
+	__u64 below;
+
+	if (s->e.bits)
+		return evaluate_rule(&s->e);
+	if (s->words) {
+		__u32 word = lowest_bit(s->words);
+
+		below = (1ULL << (word & 63)) - 1;
+		s->words &= s->words - 1;
+		s->e.at = s->block - BLOCK_RULES + word * 64;
+		if (s->e.from >= s->e.at + 64)
+			return 0;
+		s->e.bits = s->e.from > s->e.at ? ~0ULL << (s->e.from - s->e.at & 63) : ~0ULL;
+		for (int d = 0; d < DIMENSIONS; d++)
+			s->e.bits &= ruleset_word(s->first[d] + popcount(s->stored[d] & below));
+		return 0;
+	}
+	if (s->block >= s->rule_count)
+		return 1;
+	s->block += BLOCK_RULES;
+	s->words = ~0ULL;
+	for (int d = 0; d < DIMENSIONS; d++) {
+		s->stored[d] = ruleset_word(s->vectors[d]);
+		s->first[d] = s->base + ruleset_word(s->vectors[d] + 1);
+		s->vectors[d] += 2;
+		s->words &= s->stored[d];
+	}
+	return 0;
+}
+
 /* Evaluates one ruleset. Returns RULE_ALLOW or RULE_DENY; whatever is out of bounds
- * denies. Not inlined: it is verified once, with any arguments.
+ * denies. ports is source class << 16 | destination class.
  */
 __noinline int policy_evaluate(__u32 base, __u32 source, __u32 destination, __u32 ports)
 {
 	__u32 source_port = ports >> 16, destination_port = ports & 0xffff;
-	__u32 rules, peers, port_count, vectors;
-	struct evaluation e = { .verdict = RULE_DENY };
-	__u64 header;
+	__u32 rule_count, peers, port_count, vectors, zero = 0;
+	__u64 header, words[DIMENSIONS];
+	struct search *s;
 
 	if (!base)
 		return RULE_DENY;
 	header = ruleset_word(base);
-	rules = header & 0xffff;
-	peers = header >> 16 & 0xffffff;
-	port_count = header >> 40;
+	rule_count = header;
+	peers = header >> 32;
+	port_count = ruleset_word(base + 1);
 	if (source >= peers || destination >= peers || source_port >= port_count || destination_port >= port_count)
 		return RULE_DENY;
-	vectors = base + 1 + rules;
-	e.rules = base + 1;
-	e.bits = ruleset_word(vectors + source) & ruleset_word(vectors + peers + destination) &
-		 ruleset_word(vectors + 2 * peers + source_port) &
-		 ruleset_word(vectors + 2 * peers + port_count + destination_port);
-	/* Nearly always the first match decides; only Pass and Log go on. */
-	if (!evaluate_rule(0, &e))
-		bpf_loop(MAX_RULES, evaluate_rule, &e, 0);
-	return e.verdict;
+	vectors = base + 2 + rule_count;
+	words[0] = ruleset_word(vectors + source);
+	words[1] = ruleset_word(vectors + peers + destination);
+	words[2] = ruleset_word(vectors + 2 * peers + source_port);
+	words[3] = ruleset_word(vectors + 2 * peers + port_count + destination_port);
+
+	if (rule_count <= 64) {
+		struct evaluation e = {
+			.bits = words[0] & words[1] & words[2] & words[3],
+			.rules = base + 2,
+			.verdict = RULE_DENY,
+		};
+
+		/* Nearly always the first match decides; only Pass and Log go on. */
+		if (e.bits && !evaluate_rule(&e))
+			bpf_loop(64, evaluate_step, &e, 0);
+		return e.verdict;
+	}
+
+	s = bpf_map_lookup_elem(&searches, &zero);
+	if (!s)
+		return RULE_DENY;
+	s->e.bits = 0;
+	s->e.rules = base + 2;
+	s->e.from = 0;
+	s->e.verdict = RULE_DENY;
+	s->words = 0;
+	s->base = base;
+	s->block = 0;
+	s->rule_count = rule_count;
+	for (int d = 0; d < DIMENSIONS; d++) {
+		/* A class that no rule matches has no vector. */
+		if (!words[d])
+			return RULE_DENY;
+		s->vectors[d] = base + words[d];
+	}
+	bpf_loop(2 * MAX_RULES, search_step, &s, 0);
+	return s->e.verdict;
 }
 
 #endif

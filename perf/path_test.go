@@ -44,7 +44,7 @@ func newBench(b *testing.B) *bench {
 
 	const loopback = 1 // where BPF_PROG_TEST_RUN says the packet is
 	const ruleset = 1  // one rule, one class of everything: allow
-	if err := m.Words.Write(ruleset, []uint64{1 | 1<<16 | 1<<40, uint64(maps.RuleAllow), 1, 1, 1, 1}); err != nil {
+	if err := m.Words.Write(ruleset, []uint64{1 | 1<<32, 1, uint64(maps.RuleAllow), 1, 1, 1, 1}); err != nil {
 		b.Fatal(err)
 	}
 	for slot, w := range workloads {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -66,10 +65,7 @@ func loadCollection(load func() (*ebpf.CollectionSpec, error), shared map[string
 	for name, m := range spec.Maps {
 		s := shared[name]
 		if s == nil {
-			if strings.HasPrefix(name, ".") {
-				continue // variables of the ELF's own
-			}
-			return nil, fmt.Errorf("map %s: no such shared map", name)
+			continue // the ELF's own: variables, and what stands in for the stack
 		}
 		m.MaxEntries = s.MaxEntries() // sizes are the owner's business
 		replace[name] = s

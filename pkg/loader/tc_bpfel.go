@@ -27,6 +27,7 @@ const (
 	tcMapRoutes        = "routes"
 	tcMapRulesetWords  = "ruleset_words"
 	tcMapScratch       = "scratch"
+	tcMapSearches      = "searches"
 	tcMapSettings      = "settings"
 	tcMapWorkloads     = "workloads"
 	tcProgFromNetwork  = "from_network"
@@ -98,6 +99,7 @@ type tcMapSpecs struct {
 	Routes       *ebpf.MapSpec `ebpf:"routes"`
 	RulesetWords *ebpf.MapSpec `ebpf:"ruleset_words"`
 	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
+	Searches     *ebpf.MapSpec `ebpf:"searches"`
 	Settings     *ebpf.MapSpec `ebpf:"settings"`
 	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
 }
@@ -139,6 +141,7 @@ type tcMaps struct {
 	Routes       *ebpf.Map `ebpf:"routes"`
 	RulesetWords *ebpf.Map `ebpf:"ruleset_words"`
 	Scratch      *ebpf.Map `ebpf:"scratch"`
+	Searches     *ebpf.Map `ebpf:"searches"`
 	Settings     *ebpf.Map `ebpf:"settings"`
 	Workloads    *ebpf.Map `ebpf:"workloads"`
 }
@@ -156,6 +159,7 @@ func (m *tcMaps) Close() error {
 		m.Routes,
 		m.RulesetWords,
 		m.Scratch,
+		m.Searches,
 		m.Settings,
 		m.Workloads,
 	)

@@ -99,11 +99,11 @@ func (c *classifier) load(used []uint32) error {
 	}
 	slices.Sort(used)
 	for _, base := range slices.Compact(used) {
-		header, err := c.kernel.Words.Read(int(base), 1)
+		header, err := c.kernel.Words.Read(int(base), headerWords)
 		if err != nil {
 			return err
 		}
-		r := headerRuleset(int(base), header[0])
+		r := readHeader(int(base), header)
 		if !c.extents.claim(r.extent) {
 			continue // not a ruleset: its endpoints drop, and are written anew
 		}
@@ -132,19 +132,18 @@ func (c *classifier) repair() error {
 
 // The layout of a ruleset, see policy.h.
 
-func header(rules, peers, ports int) uint64 {
-	return uint64(rules) | uint64(peers)<<16 | uint64(ports)<<40
-}
+// headerWords come before a ruleset's rules.
+const headerWords = 2
 
-func headerRuleset(base int, h uint64) *ruleset {
-	r := &ruleset{rules: int(h & 0xffff), peers: int(h >> 16 & 0xffffff), ports: int(h >> 40)}
-	r.extent = extent{base, 1 + r.rules + 2*r.peers + 2*r.ports}
+func readHeader(base int, words []uint64) *ruleset {
+	r := &ruleset{rules: int(uint32(words[0])), peers: int(words[0] >> 32), ports: int(words[1])}
+	r.extent = extent{base, headerWords + r.rules + 2*r.peers + 2*r.ports}
 	return r
 }
 
-func (r *ruleset) sourceRow(k uint32) int      { return 1 + r.rules + int(k) }
+func (r *ruleset) sourceRow(k uint32) int      { return headerWords + r.rules + int(k) }
 func (r *ruleset) destinationRow(k uint32) int { return r.sourceRow(k) + r.peers }
-func (r *ruleset) sourcePortRow(k uint32) int  { return 1 + r.rules + 2*r.peers + int(k) }
+func (r *ruleset) sourcePortRow(k uint32) int  { return r.sourceRow(0) + 2*r.peers + int(k) }
 func (r *ruleset) destinationPortRow(k uint32) int {
 	return r.sourcePortRow(k) + r.ports
 }
@@ -165,9 +164,9 @@ var actions = map[policy.Action]kernel.RuleAction{
 // encode fills r.words from a compiled ruleset: rules, and the rows of the classes
 // in use. Rows of other classes stay as they are.
 func (c *classifier) encode(r *ruleset, from *policy.Ruleset) {
-	r.words[0] = header(r.rules, r.peers, r.ports)
+	r.words[0], r.words[1] = uint64(r.rules)|uint64(r.peers)<<32, uint64(r.ports)
 	for i, rule := range from.Rules {
-		r.words[1+i] = uint64(actions[rule.Action]) | uint64(rule.Next)<<8
+		r.words[headerWords+i] = uint64(actions[rule.Action]) | uint64(rule.Next)<<8
 	}
 	for class, k := range c.peers.kernel {
 		r.words[r.sourceRow(k)] = row(from.Sources, class)
@@ -292,7 +291,7 @@ func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset) error {
 	}
 	r := &ruleset{rules: len(from.Rules), peers: capacity(c.peers.top), ports: capacity(portTop)}
 	var err error
-	if r.extent, err = c.extents.take(1 + r.rules + 2*r.peers + 2*r.ports); err != nil {
+	if r.extent, err = c.extents.take(headerWords + r.rules + 2*r.peers + 2*r.ports); err != nil {
 		return err
 	}
 	r.words = make([]uint64, r.size)
