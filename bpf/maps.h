@@ -117,6 +117,37 @@ struct {
 	__uint(max_entries, 1);
 } scratch SEC(".maps");
 
+#define DIMENSIONS 4 /* source, destination, source port, destination port */
+
+/* Where an evaluation stands: 64 rules of which some still may match. */
+struct evaluation {
+	__u64 bits;
+	__u32 rules;	/* index of the word of the ruleset's first rule */
+	__u32 at;	/* number of the first of the 64 */
+	__u32 from;	/* rules below it do not match any more */
+	int verdict;
+};
+
+/* An evaluation of more than 64 rules: of policy.h alone. */
+struct search {
+	struct evaluation e;
+	__u64 words;			/* of the block's 64 words, those that all dimensions store */
+	__u64 stored[DIMENSIONS];	/* of these words, those that a dimension stores */
+	__u32 first[DIMENSIONS];	/* and the index of the first of them */
+	__u32 vectors[DIMENSIONS];	/* index of the next block's two words */
+	__u32 base;
+	__u32 block;			/* number of the next block's first rule */
+	__u32 rule_count;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct search);
+	__uint(max_entries, 1);
+} searches SEC(".maps");
+
 /* Programs write, the daemon reads. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

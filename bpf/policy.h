@@ -28,7 +28,6 @@
 
 #define MAX_RULES 65536
 #define BLOCK_RULES 4096 /* that one word of non-zero words stands for */
-#define DIMENSIONS 4
 
 /* A packet as rules see it. */
 struct classes {
@@ -105,15 +104,6 @@ static __always_inline __u32 lowest_bit(__u64 bits)
 	return popcount((bits & -bits) - 1);
 }
 
-/* Where an evaluation stands: 64 rules of which some still may match. */
-struct evaluation {
-	__u64 bits;
-	__u32 rules;	/* index of the word of the ruleset's first rule */
-	__u32 at;	/* number of the first of the 64 */
-	__u32 from;	/* rules below it do not match any more */
-	int verdict;
-};
-
 /* Takes the first rule that may match. 1 when that decides. */
 static __always_inline int evaluate_rule(struct evaluation *e)
 {
@@ -140,26 +130,6 @@ static long evaluate_step(__u32 i, struct evaluation *e)
 {
 	return !e->bits || evaluate_rule(e);
 }
-
-/* An evaluation of more than 64 rules. On no stack, which is too small. */
-struct search {
-	struct evaluation e;
-	__u64 words;			/* of the block's 64 words, those that all dimensions store */
-	__u64 stored[DIMENSIONS];	/* of these words, those that a dimension stores */
-	__u32 first[DIMENSIONS];	/* and the index of the first of them */
-	__u32 vectors[DIMENSIONS];	/* index of the next block's two words */
-	__u32 base;
-	__u32 block;			/* number of the next block's first rule */
-	__u32 rule_count;
-	__u32 pad;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__type(key, __u32);
-	__type(value, struct search);
-	__uint(max_entries, 1);
-} searches SEC(".maps");
 
 /* One step: a rule, or on to the next 64 rules, or on to the next block. */
 static long search_step(__u32 i, struct search **searching)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -65,7 +66,10 @@ func loadCollection(load func() (*ebpf.CollectionSpec, error), shared map[string
 	for name, m := range spec.Maps {
 		s := shared[name]
 		if s == nil {
-			continue // the ELF's own: variables, and what stands in for the stack
+			if strings.HasPrefix(name, ".") {
+				continue // variables of the ELF's own
+			}
+			return nil, fmt.Errorf("map %s: no such shared map", name)
 		}
 		m.MaxEntries = s.MaxEntries() // sizes are the owner's business
 		replace[name] = s

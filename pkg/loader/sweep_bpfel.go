@@ -27,6 +27,7 @@ const (
 	sweepMapRoutes           = "routes"
 	sweepMapRulesetWords     = "ruleset_words"
 	sweepMapScratch          = "scratch"
+	sweepMapSearches         = "searches"
 	sweepMapSettings         = "settings"
 	sweepMapWorkloads        = "workloads"
 	sweepProgSweepFlows      = "sweep_flows"
@@ -100,6 +101,7 @@ type sweepMapSpecs struct {
 	Routes       *ebpf.MapSpec `ebpf:"routes"`
 	RulesetWords *ebpf.MapSpec `ebpf:"ruleset_words"`
 	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
+	Searches     *ebpf.MapSpec `ebpf:"searches"`
 	Settings     *ebpf.MapSpec `ebpf:"settings"`
 	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
 }
@@ -149,6 +151,7 @@ type sweepMaps struct {
 	Routes       *ebpf.Map `ebpf:"routes"`
 	RulesetWords *ebpf.Map `ebpf:"ruleset_words"`
 	Scratch      *ebpf.Map `ebpf:"scratch"`
+	Searches     *ebpf.Map `ebpf:"searches"`
 	Settings     *ebpf.Map `ebpf:"settings"`
 	Workloads    *ebpf.Map `ebpf:"workloads"`
 }
@@ -166,6 +169,7 @@ func (m *sweepMaps) Close() error {
 		m.Routes,
 		m.RulesetWords,
 		m.Scratch,
+		m.Searches,
 		m.Settings,
 		m.Workloads,
 	)

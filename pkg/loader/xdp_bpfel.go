@@ -27,6 +27,7 @@ const (
 	xdpMapRoutes       = "routes"
 	xdpMapRulesetWords = "ruleset_words"
 	xdpMapScratch      = "scratch"
+	xdpMapSearches     = "searches"
 	xdpMapSettings     = "settings"
 	xdpMapWorkloads    = "workloads"
 	xdpProgXdpNetwork  = "xdp_network"
@@ -92,6 +93,7 @@ type xdpMapSpecs struct {
 	Routes       *ebpf.MapSpec `ebpf:"routes"`
 	RulesetWords *ebpf.MapSpec `ebpf:"ruleset_words"`
 	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
+	Searches     *ebpf.MapSpec `ebpf:"searches"`
 	Settings     *ebpf.MapSpec `ebpf:"settings"`
 	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
 }
@@ -133,6 +135,7 @@ type xdpMaps struct {
 	Routes       *ebpf.Map `ebpf:"routes"`
 	RulesetWords *ebpf.Map `ebpf:"ruleset_words"`
 	Scratch      *ebpf.Map `ebpf:"scratch"`
+	Searches     *ebpf.Map `ebpf:"searches"`
 	Settings     *ebpf.Map `ebpf:"settings"`
 	Workloads    *ebpf.Map `ebpf:"workloads"`
 }
@@ -150,6 +153,7 @@ func (m *xdpMaps) Close() error {
 		m.Routes,
 		m.RulesetWords,
 		m.Scratch,
+		m.Searches,
 		m.Settings,
 		m.Workloads,
 	)

@@ -179,6 +179,26 @@ const (
 	bpfRuleActionRULE_LOG   bpfRuleAction = 4
 )
 
+type bpfSearch struct {
+	_ structs.HostLayout
+	E struct {
+		_       structs.HostLayout
+		Bits    uint64
+		Rules   uint32
+		At      uint32
+		From    uint32
+		Verdict int32
+	}
+	Words     uint64
+	Stored    [4]uint64
+	First     [4]uint32
+	Vectors   [4]uint32
+	Base      uint32
+	Block     uint32
+	RuleCount uint32
+	Pad       uint32
+}
+
 type bpfSettings struct {
 	_         structs.HostLayout
 	Node4     bpfAddress
@@ -213,6 +233,7 @@ const (
 	bpfMapRoutes            = "routes"
 	bpfMapRulesetWords      = "ruleset_words"
 	bpfMapScratch           = "scratch"
+	bpfMapSearches          = "searches"
 	bpfMapSettings          = "settings"
 	bpfMapWorkloads         = "workloads"
 	bpfVarEndpointFlagNames = "endpoint_flag_names"
@@ -284,6 +305,7 @@ type bpfMapSpecs struct {
 	Routes       *ebpf.MapSpec `ebpf:"routes"`
 	RulesetWords *ebpf.MapSpec `ebpf:"ruleset_words"`
 	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
+	Searches     *ebpf.MapSpec `ebpf:"searches"`
 	Settings     *ebpf.MapSpec `ebpf:"settings"`
 	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
 }
@@ -333,6 +355,7 @@ type bpfMaps struct {
 	Routes       *ebpf.Map `ebpf:"routes"`
 	RulesetWords *ebpf.Map `ebpf:"ruleset_words"`
 	Scratch      *ebpf.Map `ebpf:"scratch"`
+	Searches     *ebpf.Map `ebpf:"searches"`
 	Settings     *ebpf.Map `ebpf:"settings"`
 	Workloads    *ebpf.Map `ebpf:"workloads"`
 }
@@ -350,6 +373,7 @@ func (m *bpfMaps) Close() error {
 		m.Routes,
 		m.RulesetWords,
 		m.Scratch,
+		m.Searches,
 		m.Settings,
 		m.Workloads,
 	)
