@@ -126,7 +126,8 @@ type node struct {
 	dir, pins string
 	args      []string
 	environ   []string
-	gate      *gate // between it and etcd; nil: etcd is embedded
+	etcd      string // its URL, inside
+	gate      *gate  // between it and etcd; nil: etcd is embedded
 	daemon    *testbed.Process
 }
 
@@ -143,14 +144,16 @@ func newNode(c *cluster, h *testbed.Host, i int, o options) *node {
 		"PATH=" + os.Getenv("PATH"), "NODENAME=" + n.name, "IP=autodetect", "IP6=autodetect", "NO_DEFAULT_POOLS=true",
 		"CALICO_DISABLE_FILE_LOGGING=true",
 	}, o.environ...)
-	switch first := c.lab.Hosts[0].IPv4.Addr(); {
-	case !o.embedded:
+	n.etcd = "http://127.0.0.1:2379"
+	if o.embedded {
+		n.etcd = fmt.Sprintf("http://%s:2379", c.lab.Hosts[0].IPv4.Addr())
+	} else {
 		n.gate = openGate(c, h.Namespace, "127.0.0.1:2379", c.etcd.Address())
-		n.environ = append(n.environ, "ETCD_ENDPOINTS=http://127.0.0.1:2379")
-	case i == 0:
-		n.args = append(n.args, "--datastore=embedded", "--etcd-listen-client", fmt.Sprintf("http://127.0.0.1:2379,http://%s:2379", first))
-	default:
-		n.environ = append(n.environ, fmt.Sprintf("ETCD_ENDPOINTS=http://%s:2379", first))
+	}
+	if o.embedded && i == 0 {
+		n.args = append(n.args, "--datastore=embedded", "--etcd-listen-client", "http://127.0.0.1:2379,"+n.etcd)
+	} else {
+		n.environ = append(n.environ, "ETCD_ENDPOINTS="+n.etcd)
 	}
 	c.Cleanup(func() {
 		if n.daemon != nil {
@@ -365,7 +368,9 @@ func (c *cluster) attach(n *node, network, name string) *workload {
 	if err != nil {
 		c.Fatal(err)
 	}
-	var result struct{ IPs []struct{ Address netip.Prefix } }
+	var result struct {
+		IPs []struct{ Address netip.Prefix }
+	}
 	if err := json.Unmarshal(out, &result); err != nil {
 		c.Fatalf("CNI result: %v: %s", err, out)
 	}
@@ -391,7 +396,7 @@ func (c *cluster) cni(command string, w *workload, network string) ([]byte, erro
 	role, _, _ := strings.Cut(w.name, "-")
 	conf, err := json.Marshal(map[string]any{
 		"cniVersion": "1.0.0", "name": network, "type": "calico",
-		"etcd_endpoints": "http://127.0.0.1:2379", "nodename": w.node.name, "run_dir": w.node.dir + "/run",
+		"etcd_endpoints": w.node.etcd, "nodename": w.node.name, "run_dir": w.node.dir + "/run",
 		"labels": map[string]string{"role": role, "network": network},
 		"ipam":   ipam,
 	})
