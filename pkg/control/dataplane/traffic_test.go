@@ -112,20 +112,36 @@ func (n *node) workload(t *testing.T, name string, addresses ...string) *testbed
 	return w
 }
 
-// knows tells the node of another one and its workloads.
+// knows tells the node of another one and its workloads. There is no IPIP for IPv6:
+// that stays plain.
 func (n *node) knows(other *node, encap desired.Encap) {
-	d := &n.state.Dataplane
-	d.Peers[other.IPv4.Addr()] = desired.Peer{VXLANMAC: vxlanMAC(other.Host)}
-	d.Peers[other.IPv6.Addr()] = desired.Peer{VXLANMAC: vxlanMAC(other.Host)}
+	n.knowsHost(other.Host)
 	for _, e := range other.state.Dataplane.Endpoints {
 		for _, a := range e.Addresses {
-			via := other.IPv4.Addr()
-			if a.Is6() {
-				via = other.IPv6.Addr()
-			}
-			d.Routes[netip.PrefixFrom(a, a.BitLen())] = desired.Route{Kind: desired.RouteWorkload, Via: via, Encap: encap}
+			n.knowsPrefix(other.Host, netip.PrefixFrom(a, a.BitLen()), encap)
 		}
 	}
+}
+
+// knowsHost tells the node of another one, whatever it runs.
+func (n *node) knowsHost(other *testbed.Host) {
+	d := &n.state.Dataplane
+	for _, a := range []netip.Addr{other.IPv4.Addr(), other.IPv6.Addr()} {
+		d.Peers[a] = desired.Peer{VXLANMAC: vxlanMAC(other)}
+		d.Routes[netip.PrefixFrom(a, a.BitLen())] = desired.Route{Kind: desired.RoutePeerHost}
+	}
+}
+
+// knowsPrefix tells the node of workloads of another one.
+func (n *node) knowsPrefix(other *testbed.Host, p netip.Prefix, encap desired.Encap) {
+	r := desired.Route{Kind: desired.RouteWorkload, Via: other.IPv4.Addr(), Encap: encap}
+	if p.Addr().Is6() {
+		r.Via = other.IPv6.Addr()
+		if encap == desired.EncapIPIP {
+			r.Encap = desired.EncapNone
+		}
+	}
+	n.state.Dataplane.Routes[p] = r
 }
 
 func (n *node) sync(t *testing.T) {
