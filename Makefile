@@ -51,6 +51,9 @@ demo: setup root build ## three hosts, real packets, one screen (KEEP=1 leaves i
 	$(GO) build -buildvcs=false -o bin/demo ./tools/demo
 	bin/demo $(if $(KEEP),--keep)
 
+demo-down: ## end a demo that KEEP=1 left up
+	bin/demo --down
+
 perf: setup root ## what each path costs, beside a program that does nothing
 	$(GO) test -run '^$$' -bench . ./perf/...
 
@@ -60,4 +63,4 @@ clean: ## remove what build has made
 root:
 	@test "$$(id -u)" = 0 || { echo "this needs root: it makes network namespaces and loads BPF" >&2; exit 1; }
 
-.PHONY: help setup generate check-generate build test lint demo perf clean root
+.PHONY: help setup generate check-generate build test lint demo demo-down perf clean root

@@ -143,20 +143,26 @@ func (quiet) Cleanup(func()) {}
 
 // ready waits until the daemon says that it is.
 func (h *host) ready() error {
-	var last error
-	for range 300 {
+	var status nodeapi.Status
+	var err error
+	ok := testbed.Eventually(func() bool {
 		select {
 		case <-h.node.Exited():
-			return fmt.Errorf("calico-node has ended:\n%s", tail(h.node.Output(), 10))
+			return true
 		default:
 		}
-		_, last = h.Run("curl", "-sf", "http://127.0.0.1:9099/readiness")
-		if last == nil {
-			return nil
-		}
-		pause()
+		status, err = nodeapi.NewClient(h.run).Status(context.Background())
+		return err == nil && status.InSync
+	})
+	select {
+	case <-h.node.Exited():
+		return fmt.Errorf("calico-node has ended:\n%s", tail(h.node.Output(), 10))
+	default:
 	}
-	return fmt.Errorf("%w\n%s", last, tail(h.node.Output(), 10))
+	if !ok {
+		return fmt.Errorf("%w %s\n%s", err, status.Error, tail(h.node.Output(), 10))
+	}
+	return nil
 }
 
 func tail(text string, n int) string {
