@@ -4,7 +4,6 @@ import (
 	"maps"
 	"net/netip"
 	"testing"
-	"time"
 
 	"calico-xdp/tools/testbed"
 )
@@ -59,7 +58,7 @@ spec:
 	cut := func(how string, streams map[string]*testbed.TCPStream) {
 		t.Helper()
 		for name, s := range streams {
-			if !s.Stalls(250 * time.Millisecond) {
+			if !s.Stalls(quiet) {
 				t.Errorf("%s: stream %s goes on", how, name)
 			}
 		}
@@ -108,7 +107,7 @@ spec:
 {apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: first}, spec: {order: -10, selector: "role == 'db'",
  types: [Ingress], ingress: [{action: Deny, protocol: TCP, destination: {ports: ["6432:6433"]}}]}}`)
 	for name, s := range all {
-		if !s.Stalls(250 * time.Millisecond) {
+		if !s.Stalls(quiet) {
 			t.Errorf("policy in front: stream %s goes on", name)
 		}
 	}

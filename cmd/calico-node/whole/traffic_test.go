@@ -178,6 +178,7 @@ func (t try) String() string {
 const (
 	patience = 8 * time.Second
 	silence  = 700 * time.Millisecond
+	quiet    = 250 * time.Millisecond // of a TCP stream
 )
 
 // exchange makes one attempt. An error that says that the other side was reached
