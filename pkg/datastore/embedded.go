@@ -30,7 +30,8 @@ type EmbeddedConfig struct {
 }
 
 const (
-	embeddedStart = 30 * time.Second // for a large data directory on a slow disk
+	embeddedStart  = 30 * time.Second // for a large data directory on a slow disk
+	embeddedLinger = time.Second
 	// Of the history etcd keeps this much. A watcher that was away for longer
 	// compares a snapshot.
 	embeddedHistory = "1h"
@@ -143,10 +144,26 @@ func (e *Embedded) stop() {
 		e.streams()
 	}
 	if e.etcd != nil {
-		e.etcd.Close()
+		e.stopEtcd()
 	}
 	if e.lock != nil {
 		e.lock.Close()
+	}
+}
+
+// stopEtcd returns when the data is safe and the ports are free. etcd's own
+// Close would wait, before all else, for every client that has connected and
+// not said a word yet.
+func (e *Embedded) stopEtcd() {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		e.etcd.Close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(embeddedLinger):
+		e.etcd.Server.Stop()
 	}
 }
 

@@ -40,7 +40,13 @@ func TestEmbedded(t *testing.T) {
 		w.synced()
 	}
 
-	_, err := StartEmbedded(config, slog.New(slog.DiscardHandler))
+	idle, err := net.Dial("tcp", strings.TrimPrefix(e.Endpoints()[0], "http://")) // nor must this one
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer idle.Close()
+
+	_, err = StartEmbedded(config, slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("second server on the same directory: %v", err)
 	}

@@ -134,7 +134,17 @@ func (e *Etcd) Stop() {
 		return
 	}
 	e.streams()
-	e.server.Close()
+	server, closed := e.server, make(chan struct{})
+	go func() {
+		defer close(closed)
+		server.Close()
+	}()
+	// It would wait for a client that has connected and not sent anything.
+	select {
+	case <-closed:
+	case <-time.After(time.Second):
+		server.Server.Stop()
+	}
 	e.server = nil
 }
 
