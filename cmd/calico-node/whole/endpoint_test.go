@@ -22,6 +22,7 @@ type script struct {
 	role      string
 	addresses []string
 	mac       string
+	closed    bool // has no profile
 }
 
 func (s script) key() string {
@@ -33,12 +34,16 @@ func (s script) put(c *cluster) {
 	if s.mac != "" {
 		mac = fmt.Sprintf(`,"mac":%q`, s.mac)
 	}
+	profiles := `,"profiles":["open"]`
+	if s.closed {
+		profiles = ""
+	}
 	c.etcd.Put(s.key(), fmt.Sprintf(`{"kind":"WorkloadEndpoint","apiVersion":"projectcalico.org/v3","metadata":{`+
 		`"name":"%[1]s-libnetwork-libnetwork-%[2]s","namespace":"default","uid":"45c7afe6-faa7-4ea1-be49-4ade6d8267d2",`+
 		`"creationTimestamp":"2026-11-21T08:14:57Z","labels":{"role":"%[3]s","projectcalico.org/namespace":"default",`+
 		`"projectcalico.org/orchestrator":"libnetwork"}},"spec":{"orchestrator":"libnetwork","workload":"libnetwork","node":"%[1]s",`+
-		`"endpoint":"%[2]s","ipNetworks":["%[4]s"],"profiles":["open"],"interfaceName":"%[2]s"%[5]s}}`,
-		s.n.name, s.iface, s.role, strings.Join(s.addresses, `","`), mac))
+		`"endpoint":"%[2]s","ipNetworks":["%[4]s"],"interfaceName":"%[2]s"%[5]s%[6]s}}`,
+		s.n.name, s.iface, s.role, strings.Join(s.addresses, `","`), mac, profiles))
 	c.settle()
 }
 
