@@ -24,6 +24,9 @@ import (
 const (
 	// requestTimeout bounds one request, connecting included.
 	requestTimeout = 5 * time.Second
+	// memberTimeout is how long a member may take to answer what another one
+	// can be asked too.
+	memberTimeout = 2 * time.Second
 	// patience is how long a request waits for an etcd that refuses
 	// connections: as long as one takes to restart.
 	patience = 3 * time.Second
@@ -152,8 +155,12 @@ func ready(ctx context.Context, conn *grpc.ClientConn) error {
 func request[R any](ctx context.Context, c *Client, do func(context.Context, *clientv3.Client) (R, error)) (R, error) {
 	limited, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	limit := requestTimeout
+	if len(c.config.Endpoints) > 1 {
+		limit = memberTimeout
+	}
 	for {
-		r, connected, err := attempt(limited, c, do)
+		r, connected, err := attempt(limited, c, limit, do)
 		if err == nil {
 			return r, nil
 		}
@@ -168,19 +175,21 @@ func request[R any](ctx context.Context, c *Client, do func(context.Context, *cl
 func write[R any](ctx context.Context, c *Client, do func(context.Context, *clientv3.Client) (R, error)) (R, error) {
 	limited, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	r, _, err := attempt(limited, c, do)
+	r, _, err := attempt(limited, c, requestTimeout, do)
 	if err != nil {
 		return r, c.failed(ctx, err)
 	}
 	return r, nil
 }
 
-func attempt[R any](ctx context.Context, c *Client, do func(context.Context, *clientv3.Client) (R, error)) (r R, connected bool, err error) {
+func attempt[R any](ctx context.Context, c *Client, limit time.Duration, do func(context.Context, *clientv3.Client) (R, error)) (r R, connected bool, err error) {
 	etcd, err := c.connect(ctx)
 	if err != nil {
 		return r, false, err
 	}
-	r, err = do(ctx, etcd)
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	r, err = do(limited, etcd)
 	return r, true, err
 }
 

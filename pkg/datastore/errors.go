@@ -28,6 +28,14 @@ func conflict(k api.Key, wanted, has int64) error {
 	return fmt.Errorf("%s: %w: it is at revision %d, the change was made to revision %d", k, ErrConflict, has, wanted)
 }
 
+// of names the object that a request failed for, unless it is not its fault.
+func of(k api.Key, err error) error {
+	if errors.Is(err, ErrUnreachable) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", k, err)
+}
+
 // failed turns an error of etcd or gRPC into one that says what is wrong with
 // which datastore. ctx is the caller's, without the limit of one request.
 func (c *Client) failed(ctx context.Context, err error) error {
@@ -44,7 +52,7 @@ func (c *Client) failed(ctx context.Context, err error) error {
 	case errors.Is(err, rpctypes.ErrPermissionDenied):
 		return fmt.Errorf("%s: user %q: permission denied", where, c.config.Username)
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, context.DeadlineExceeded) { // of our own limit
 		return fmt.Errorf("%s: %w: no answer within %s", where, ErrUnreachable, requestTimeout)
 	}
 	if unavailable(err) {
@@ -63,7 +71,7 @@ func unavailable(err error) bool {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 		return true
 	}
-	return false
+	return errors.Is(err, context.DeadlineExceeded)
 }
 
 // reason takes what went wrong out of what gRPC says about it:

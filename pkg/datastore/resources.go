@@ -38,7 +38,7 @@ func (c *Client) read(ctx context.Context, key api.Key) (*mvccpb.KeyValue, error
 		return etcd.Get(ctx, path)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", key, err)
+		return nil, of(key, err)
 	}
 	if len(response.Kvs) == 0 {
 		return nil, fmt.Errorf("%s: %w", key, ErrNotFound)
@@ -278,7 +278,7 @@ func (c *Client) commit(ctx context.Context, key api.Key, unchanged clientv3.Cmp
 		return etcd.Txn(ctx).If(unchanged).Then(op).Else(look).Commit()
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", key, err)
+		return nil, of(key, err)
 	}
 	return response, nil
 }
