@@ -51,11 +51,12 @@ type Speaker struct {
 	peers   *reconcile.Tracked[netip.Addr, session]
 	table   *peerTable // what peers tracks
 	names   map[netip.Addr]label
-	// settled is set once the wanted state is known to be whole. Sessions wait
-	// for it: a peer that kept our routes while we restarted drops those that
+	// settled is set once the wanted state is known to be whole. Nothing starts
+	// before: a peer that kept our routes while we restarted drops those that
 	// it has not heard again by the time of our first End-of-RIB marker.
-	settled bool
-	closed  bool
+	settled   bool
+	restarted bool // the first sessions of this process have been added
+	closed    bool
 }
 
 // global is what GoBGP cannot change while it runs.
@@ -80,13 +81,19 @@ func New(o Options, logger *slog.Logger) *Speaker {
 	return s
 }
 
-// Ensure starts the speaker and adds what is missing: prefixes, then, once
-// Prune has been called, sessions.
+// Ensure starts the speaker and adds the prefixes and sessions that are
+// missing. It does nothing until Prune has been called.
 func (s *Speaker) Ensure(ctx context.Context, want *desired.State) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := &want.BGP
-	if s.closed || !b.Enabled {
+	if s.closed || !s.settled {
+		return nil
+	}
+	return s.ensure(ctx, &want.BGP)
+}
+
+func (s *Speaker) ensure(ctx context.Context, b *desired.BGP) error {
+	if !b.Enabled {
 		return nil
 	}
 	if err := s.start(ctx, b); err != nil {
@@ -94,40 +101,37 @@ func (s *Speaker) Ensure(ctx context.Context, want *desired.State) error {
 	}
 	s.watched.setOwn(b.NextHop4, b.NextHop6)
 	paths, err := wantedPaths(b)
-	err = errors.Join(err, s.paths.Ensure(paths))
-	if s.settled {
-		err = errors.Join(err, s.ensurePeers(b))
-	}
+	sessions, names := wantedPeers(b)
+	s.names = names
+	s.watched.addPeers(sessions)
+	err = errors.Join(err, s.paths.Ensure(paths), s.peers.Ensure(sessions))
+	s.restarted, s.table.restarting = true, false // peers that are added later are new
 	return err
 }
 
 // Prune withdraws prefixes and ends sessions that are not wanted, telling the
 // peers to forget our routes; where BGP is not wanted at all it stops the
-// speaker. The caller's datastore is in sync, so the first call also opens the
-// sessions.
+// speaker. Its caller's datastore is in sync, so the first call starts
+// everything.
 func (s *Speaker) Prune(ctx context.Context, want *desired.State) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := &want.BGP
-	if s.closed {
+	switch {
+	case s.closed:
 		return nil
-	}
-	if !b.Enabled {
+	case !s.settled:
 		s.settled = true
+		return s.ensure(ctx, b)
+	case !b.Enabled:
 		return s.stop(ctx)
-	}
-	if s.running == (global{}) {
+	case s.running == (global{}):
 		return nil // Ensure did not succeed and has said why
 	}
 	paths, _ := wantedPaths(b) // Ensure has reported what is wrong
 	sessions, _ := wantedPeers(b)
-	err := errors.Join(s.paths.Prune(paths), s.peers.Prune(sessions))
 	s.watched.keepPeers(sessions)
-	if !s.settled {
-		s.settled = true
-		err = errors.Join(err, s.ensurePeers(b))
-	}
-	return err
+	return errors.Join(s.paths.Prune(paths), s.peers.Prune(sessions))
 }
 
 // Resync makes the next round compare with what GoBGP really has.
@@ -159,15 +163,6 @@ func (s *Speaker) Close() error {
 	}
 	s.unwatch()
 	return errors.Join(err, s.stop(context.Background()))
-}
-
-func (s *Speaker) ensurePeers(b *desired.BGP) error {
-	sessions, names := wantedPeers(b)
-	s.names = names
-	s.watched.addPeers(sessions)
-	err := s.peers.Ensure(sessions)
-	s.table.restarting = false // peers that are added later are new
-	return err
 }
 
 // start brings the speaker up with b's global values, restarting it if they
@@ -214,7 +209,7 @@ func (s *Speaker) start(ctx context.Context, b *desired.BGP) error {
 		Name: "bgp paths", Logger: s.logger,
 		Equal: func(read, put netip.Addr) bool { return read == put },
 	})
-	s.table = &peerTable{library: s.library, restarting: !s.settled}
+	s.table = &peerTable{library: s.library, restarting: !s.restarted}
 	s.peers = reconcile.TrackWith(s.table, reconcile.Options[session]{
 		Name: "bgp peers", Logger: s.logger, Equal: session.sameAs,
 	})
