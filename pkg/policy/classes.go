@@ -6,10 +6,6 @@ import (
 	"github.com/gaissmai/bart"
 )
 
-// anyIPv4 is the id of the set that has every IPv4 address: it tells the family
-// of an address that is in no other set.
-const anyIPv4 setID = 0
-
 // direct is what one prefix is itself, not counting the prefixes around it.
 type direct struct {
 	ids []setID

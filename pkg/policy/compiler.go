@@ -31,7 +31,7 @@ type Compiler struct {
 	ports          *portSets
 
 	peerNumbers  *numbering[[]setID]
-	portNumbers  *numbering[[]portID]
+	portNumbers  *numbering[[]setID]
 	blockNumbers *numbering[struct{}]
 	rulesets     *numbering[*compiledRuleset]
 
@@ -54,7 +54,7 @@ func NewCompiler(node string) *Compiler {
 		policySets:     newSets(),
 		ports:          newPortSets(),
 		peerNumbers:    newNumbering[[]setID](^uint32(0), "", nil),
-		portNumbers:    newNumbering[[]portID](uint32(noPortClass), "", nil),
+		portNumbers:    newNumbering[[]setID](uint32(noPortClass), "", nil),
 		blockNumbers:   newNumbering(^uint32(0), "", struct{}{}),
 		rulesets:       newNumbering[*compiledRuleset](^uint32(0), "", nil),
 	}
@@ -73,7 +73,7 @@ func (c *Compiler) Compile(store *api.Store) *Tables {
 	t.Peers = c.peerClasses()
 	t.SourcePorts, t.DestinationPorts = c.portRanges(false), c.portRanges(true)
 	tables := c.classTables(c.problems.has(errPortClasses))
-	t.PeerClasses, t.PortClasses = PeerClass(tables.peers), PortClass(tables.ports)
+	t.PeerClasses, t.PortClasses = PeerClass(len(tables.peers)), PortClass(len(tables.ports))
 	for id := 1; id < len(c.rulesets.entries); id++ {
 		// Also those that were used last time only: they are about to be replaced.
 		if e := &c.rulesets.entries[id]; e.used != 0 && e.used+1 >= c.result {

@@ -103,13 +103,10 @@ func (s spans) without(other spans) spans {
 	return out
 }
 
-// portID numbers a port set. It is never used again for another one.
-type portID uint32
-
 // portSet is a set of ports of one protocol that rules ask for, of source ports
 // or of destination ports. ICMP type and code are destination ports.
 type portSet struct {
-	id          portID
+	id          setID
 	key         string
 	destination bool
 	protocol    uint8
@@ -122,7 +119,7 @@ type portSet struct {
 type portSets struct {
 	byKey   map[string]*portSet
 	ordered []*portSet // by id
-	next    portID
+	next    setID
 	version uint64 // changes whenever a set comes or goes
 }
 
@@ -168,7 +165,7 @@ func (p *portSets) sweep(result uint64) {
 func (c *Compiler) portRanges(destination bool) []PortRange {
 	type edge struct {
 		at    int // the first port that it is true for
-		id    portID
+		id    setID
 		begin bool
 	}
 	edges := make(map[uint8][]edge)
@@ -190,7 +187,7 @@ func (c *Compiler) portRanges(destination bool) []PortRange {
 	for _, protocol := range protocols {
 		list := edges[protocol]
 		slices.SortFunc(list, func(a, b edge) int { return a.at - b.at })
-		var inside []portID // by id
+		var inside []setID // by id
 		for i := 0; i < len(list); {
 			at := list[i].at
 			for ; i < len(list) && list[i].at == at; i++ {
@@ -219,12 +216,12 @@ const noPortClass PortClass = 65534
 var errPortClasses = errors.New("too many kinds of ports: some match no rule")
 
 // portClass numbers the class of ports that are in these sets.
-func (c *Compiler) portClass(ids []portID) PortClass {
+func (c *Compiler) portClass(ids []setID) PortClass {
 	c.scratch = c.scratch[:0]
 	for _, id := range ids {
 		c.scratch = binary.LittleEndian.AppendUint32(c.scratch, uint32(id))
 	}
-	class, ok := c.portNumbers.take(c.scratch, c.result, func() []portID { return slices.Clone(ids) })
+	class, ok := c.portNumbers.take(c.scratch, c.result, func() []setID { return slices.Clone(ids) })
 	if !ok {
 		c.problems.add(Problem{Err: errPortClasses})
 		return noPortClass

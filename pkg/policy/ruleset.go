@@ -14,6 +14,7 @@ type compiledRuleset struct {
 	// ruleset is what was handed out, true for these versions of the classes.
 	ruleset                  *Ruleset
 	peerVersion, portVersion uint64
+	overflow                 bool // of the ports
 }
 
 // segment is a part of a ruleset that Pass leaves: the policies of a tier, or a

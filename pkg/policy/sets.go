@@ -8,8 +8,17 @@ import (
 	"sort"
 )
 
-// setID numbers an address set. It is never used again for another one.
+// setID numbers an address set or, apart from these, a port set. It is never used
+// again for another one.
 type setID uint32
+
+const (
+	// anyIPv4 is the set that has every IPv4 address: it tells the family of an
+	// address that is in no other set.
+	anyIPv4 setID = 0
+	// noSet has nothing in it.
+	noSet = ^setID(0)
+)
 
 // peerSet is a set of addresses that rules refer to: a rule's nets, or the
 // addresses of all that a match selects.

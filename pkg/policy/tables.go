@@ -4,6 +4,7 @@
 package policy
 
 import (
+	"math/bits"
 	"net/netip"
 
 	"calico-xdp/pkg/api"
@@ -24,7 +25,7 @@ type PortClass uint16
 type RulesetID uint32
 
 // MaxRules is the largest ruleset that compiles.
-const MaxRules = 64
+const MaxRules = 65536
 
 // Tables is everything the classifier needs on this node.
 //
@@ -73,20 +74,65 @@ type PortRange struct {
 }
 
 // Ruleset is an ordered list of rules, flattened from tiers, policies and
-// profiles. A packet matches rule i if bit i is set in all of
-// Sources[class of source address], Destinations[class of destination address],
-// SourcePorts[...] and DestinationPorts[...]. The first match decides; the last
-// rule matches everything. All four vectors are as long as the class counts of
-// the Tables they came in.
+// profiles. A packet matches rule i if bit i is set in all four of Sources' row of
+// its source address' class, Destinations' of its destination address', and so on.
+// The first match decides; the last rule matches everything.
 type Ruleset struct {
 	Rules            []Rule
-	Sources          []uint64
-	Destinations     []uint64
-	SourcePorts      []uint64
-	DestinationPorts []uint64
-	// Affected says whether a change of an address from one class to another
-	// can change a verdict of this ruleset.
-	Affected func(from, to PeerClass) bool
+	Sources          *Dimension
+	Destinations     *Dimension
+	SourcePorts      *Dimension
+	DestinationPorts *Dimension
+}
+
+// Affected says whether a change of an address from one class to another can
+// change a verdict of this ruleset.
+func (r *Ruleset) Affected(from, to PeerClass) bool {
+	return r.Sources.row(uint32(from)) != r.Sources.row(uint32(to)) ||
+		r.Destinations.row(uint32(from)) != r.Destinations.row(uint32(to))
+}
+
+// Dimension gives a row to each class of one of a packet's four parts. Bit i of a
+// row says whether rule i matches. Rows of classes that the rules do not tell
+// apart are one, and so are equal parts of rows.
+type Dimension struct {
+	// Row is the number of each class's row. A class at or beyond its end has row 0.
+	Row []uint32
+	// Blocks are the rows one after the other, Width blocks each, as many as it
+	// takes for all rules.
+	Blocks []Block
+	Width  int
+	// Words are what the blocks are made of.
+	Words []uint64
+}
+
+// Block is 64 words of a row: the bits of 4,096 rules. Words that are zero are not
+// there.
+type Block struct {
+	Stored uint64 // bit w is set if word w is not zero
+	At     uint32 // index in Words of the first that is not; the others follow it
+}
+
+func (d *Dimension) row(class uint32) uint32 {
+	if int(class) < len(d.Row) {
+		return d.Row[class]
+	}
+	return 0
+}
+
+// Vector is the row of a class.
+func (d *Dimension) Vector(class uint32) []Block {
+	row := int(d.row(class))
+	return d.Blocks[row*d.Width : (row+1)*d.Width]
+}
+
+// Word is one word of the row of a class: the bits of the rules from 64 times w.
+func (d *Dimension) Word(class uint32, w int) uint64 {
+	b, bit := d.Vector(class)[w/64], uint64(1)<<(w%64)
+	if b.Stored&bit == 0 {
+		return 0
+	}
+	return d.Words[int(b.At)+bits.OnesCount64(b.Stored&(bit-1))]
 }
 
 // Action is what a rule does.

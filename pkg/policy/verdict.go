@@ -17,8 +17,7 @@ type Packet struct {
 
 // Verdict is what a ruleset says about a packet: Allow or Deny, and the rule
 // that says so. It is the classifier of bpf/policy.h in Go, step for step: look
-// up four classes, AND their vectors, walk the set bits. An unknown ruleset
-// denies.
+// up four classes, AND their rows, walk the set bits. An unknown ruleset denies.
 func (t *Tables) Verdict(id RulesetID, p Packet) (Action, RuleID) {
 	last := Rule{Action: Deny}
 	for rule := range t.Matches(id, p) {
@@ -38,23 +37,41 @@ func (t *Tables) Matches(id RulesetID, p Packet) iter.Seq[Rule] {
 		if s == nil {
 			return
 		}
-		left := s.Sources[t.PeerClass(p.Source)] &
-			s.Destinations[t.PeerClass(p.Destination)] &
-			s.SourcePorts[portClass(t.SourcePorts, p.Protocol, p.SourcePort)] &
-			s.DestinationPorts[portClass(t.DestinationPorts, p.Protocol, p.DestinationPort)]
-		for left != 0 {
-			i := bits.TrailingZeros64(left)
-			rule := s.Rules[i]
-			if !yield(rule) {
-				return
+		dimensions := [...]*Dimension{s.Sources, s.Destinations, s.SourcePorts, s.DestinationPorts}
+		classes := [...]uint32{
+			uint32(t.PeerClass(p.Source)), uint32(t.PeerClass(p.Destination)),
+			uint32(portClass(t.SourcePorts, p.Protocol, p.SourcePort)),
+			uint32(portClass(t.DestinationPorts, p.Protocol, p.DestinationPort)),
+		}
+		from := 0 // rules before it are left by Pass
+		for block := range s.Sources.Width {
+			stored := ^uint64(0)
+			for d, dimension := range dimensions {
+				stored &= dimension.Vector(classes[d])[block].Stored
 			}
-			switch rule.Action {
-			case Log:
-				left &^= 1 << i
-			case Pass:
-				left &^= 1<<rule.Next - 1
-			default:
-				return
+			for ; stored != 0; stored &= stored - 1 {
+				word := block*64 + bits.TrailingZeros64(stored)
+				left := ^uint64(0)
+				for d, dimension := range dimensions {
+					left &= dimension.Word(classes[d], word)
+				}
+				for ; left != 0; left &= left - 1 {
+					i := word*64 + bits.TrailingZeros64(left)
+					if i < from {
+						continue
+					}
+					rule := s.Rules[i]
+					if !yield(rule) {
+						return
+					}
+					switch rule.Action {
+					case Log:
+					case Pass:
+						from = int(rule.Next)
+					default:
+						return
+					}
+				}
 			}
 		}
 	}

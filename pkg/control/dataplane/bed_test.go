@@ -124,12 +124,11 @@ func newBed(t *testing.T) *bed {
 
 // twoRulesets are tables in which all addresses and ports are alike.
 func twoRulesets() *policy.Tables {
-	everything := []uint64{1, 1}
+	everything := &policy.Dimension{Width: 1, Blocks: []policy.Block{{Stored: 1}}, Words: []uint64{1}}
 	ruleset := func(a policy.Action) *policy.Ruleset {
 		return &policy.Ruleset{
 			Rules:   []policy.Rule{{Action: a}},
 			Sources: everything, Destinations: everything, SourcePorts: everything, DestinationPorts: everything,
-			Affected: func(policy.PeerClass, policy.PeerClass) bool { return false },
 		}
 	}
 	return &policy.Tables{

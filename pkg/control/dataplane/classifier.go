@@ -169,24 +169,15 @@ func (c *classifier) encode(r *ruleset, from *policy.Ruleset) {
 		r.words[headerWords+i] = uint64(actions[rule.Action]) | uint64(rule.Next)<<8
 	}
 	for class, k := range c.peers.kernel {
-		r.words[r.sourceRow(k)] = row(from.Sources, class)
-		r.words[r.destinationRow(k)] = row(from.Destinations, class)
+		r.words[r.sourceRow(k)] = from.Sources.Word(class, 0)
+		r.words[r.destinationRow(k)] = from.Destinations.Word(class, 0)
 	}
 	for class, k := range c.sources.kernel {
-		r.words[r.sourcePortRow(k)] = row(from.SourcePorts, class)
+		r.words[r.sourcePortRow(k)] = from.SourcePorts.Word(class, 0)
 	}
 	for class, k := range c.destinations.kernel {
-		r.words[r.destinationPortRow(k)] = row(from.DestinationPorts, class)
+		r.words[r.destinationPortRow(k)] = from.DestinationPorts.Word(class, 0)
 	}
-}
-
-// row is the vector of a class; a class that the ruleset has no vector for is one
-// that no rule matches, which drops.
-func row(vectors []uint64, class uint32) uint64 {
-	if int(class) < len(vectors) {
-		return vectors[class]
-	}
-	return 0
 }
 
 // placed is what became of the rulesets: where each is in the kernel, or why it is
@@ -268,6 +259,9 @@ func (c *classifier) number(t *policy.Tables, ports []kernel.PortClass) {
 // place makes sure that a ruleset is in the kernel with rows for all classes: where
 // it is, where a former process put it, or at a new place.
 func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset) error {
+	if n := len(from.Rules); n > 64 {
+		return fmt.Errorf("%d rules, 64 can be enforced", n)
+	}
 	portTop := max(c.sources.top, c.destinations.top)
 	fits := func(r *ruleset) bool { return uint32(r.peers) >= c.peers.top && uint32(r.ports) >= portTop }
 

@@ -30,14 +30,13 @@ const vni = 4096
 
 // allowAll compiles to tables that let everything through for the given endpoints.
 func allowAll(keys ...api.Key) *policy.Tables {
-	everything := []uint64{1, 1, 1}
+	everything := &policy.Dimension{Width: 1, Blocks: []policy.Block{{Stored: 1}}, Words: []uint64{1}}
 	t := &policy.Tables{
 		Peers:       map[netip.Prefix]policy.PeerClass{netip.MustParsePrefix("0.0.0.0/0"): 1},
 		PeerClasses: 3, PortClasses: 3,
 		Rulesets: map[policy.RulesetID]*policy.Ruleset{1: {
 			Rules:   []policy.Rule{{Action: policy.Allow}},
 			Sources: everything, Destinations: everything, SourcePorts: everything, DestinationPorts: everything,
-			Affected: func(policy.PeerClass, policy.PeerClass) bool { return false },
 		}},
 		Endpoints: make(map[api.Key]policy.Rulesets),
 	}

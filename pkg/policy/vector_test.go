@@ -1,0 +1,82 @@
+package policy
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// asks says whether a term holds for a class in these sets.
+func asks(in, out []setID, ids []setID) bool {
+	has := func(id setID) bool { return slices.Contains(ids, id) }
+	return !slices.ContainsFunc(in, func(id setID) bool { return !has(id) }) && !slices.ContainsFunc(out, has)
+}
+
+func TestDimensionsSayWhichRulesMatch(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+		sets := rapid.IntRange(1, 30).Draw(t, "sets") // 0 is anyIPv4
+		some := func(most int) (ids []setID) {
+			for range rng.IntN(most + 1) {
+				ids = append(ids, setID(rng.IntN(sets)))
+			}
+			slices.Sort(ids)
+			return slices.Compact(ids)
+		}
+		rules := rapid.SampledFrom([]int{1, 2, 63, 64, 65, 300, 4095, 4096, 4097, 9000}).Draw(t, "rules")
+		in, out, terms := make([][]setID, rules), make([][]setID, rules), make([]term, rules)
+		for i := range rules {
+			if rng.IntN(4) == 0 && i > 0 {
+				in[i], out[i] = in[i-1], out[i-1]
+			} else {
+				in[i], out[i] = some(rng.IntN(3)), some(rng.IntN(2))
+			}
+			terms[i] = newTerm(in[i], out[i])
+		}
+		classes := make([][]setID, 20)
+		for class := range classes {
+			classes[class] = some(5)
+		}
+		d := newDimension(terms, func(id setID) int { return int(id) % 7 })
+		for class, ids := range classes {
+			d.add(uint32(class), ids)
+		}
+		d.addNothing(40)
+		if d.Width != (rules+4095)/4096 || len(d.Blocks)%d.Width != 0 {
+			t.Fatalf("%d rules, width %d, %d blocks", rules, d.Width, len(d.Blocks))
+		}
+		for class := range uint32(42) {
+			for w := range d.Width * 64 {
+				word := d.Word(class, w)
+				for bit := range 64 {
+					i, want := w*64+bit, false
+					switch {
+					case i >= rules || class == 40:
+					case int(class) < len(classes):
+						want = asks(in[i], out[i], classes[class])
+					default:
+						want = asks(in[i], out[i], nil)
+					}
+					if got := word>>bit&1 == 1; got != want {
+						t.Fatalf("class %d, rule %d: %v, want %v", class, i, got, want)
+					}
+				}
+			}
+		}
+		rows := make(map[string]uint32)
+		for class := range uint32(len(classes)) {
+			var content []byte
+			for w := range d.Width * 64 {
+				for shift := 0; shift < 64; shift += 8 {
+					content = append(content, byte(d.Word(class, w)>>shift))
+				}
+			}
+			if row, ok := rows[string(content)]; ok && row != d.row(class) && d.base[0] == d.base[1] {
+				t.Fatalf("rows %d and %d are equal", row, d.row(class))
+			}
+			rows[string(content)] = d.row(class)
+		}
+	})
+}
