@@ -106,7 +106,9 @@ func keepRunning() error {
 func background(bin string) {
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGTERM, syscall.SIGINT)
-	result := os.NewFile(3, "result")
+	const resultDescriptor = 3
+	syscall.CloseOnExec(resultDescriptor) // the daemons live on
+	result := os.NewFile(resultDescriptor, "result")
 	show(bin, os.Stdout, true, func(failures int) {
 		os.WriteFile(pidFile, []byte(strconv.Itoa(os.Getpid())), 0o644)
 		fmt.Fprint(result, failures)
