@@ -29,6 +29,9 @@ static __always_inline int flow_is_current(const struct flow *flow)
 {
 	struct endpoint *a = endpoint_at(flow->slots[0]), *b = endpoint_at(flow->slots[1]);
 
+	/* The kernel may have found a route since. */
+	if (flow->state & FLOW_DENIED && flow->denied_by == DROP_NO_NEXT_HOP)
+		return 0;
 	return a && b && flow->generations[0] == a->generation && flow->generations[1] == b->generation;
 }
 
@@ -155,8 +158,10 @@ static __always_inline void flow_seen(struct flow *flow)
 }
 
 /* Notes what a packet says about its flow: that it lives, and how far TCP has come. */
-static __always_inline void flow_touch(struct flow *flow, const struct packet *p)
+static __always_inline void flow_touch(struct __sk_buff *skb, struct flow *flow, const struct packet *p)
 {
+	if (flow->next_hop.forward >= FORWARD_NODE && (flow->last_seen ^ bpf_jiffies64()) >> FOLLOW_SHIFT)
+		route_follow(skb, &flow->next_hop);
 	flow_seen(flow);
 	if (p->tcp_flags & TCP_FLAG_RST_BYTE)
 		flow->state |= FLOW_CLOSED_A | FLOW_CLOSED_B;
@@ -216,6 +221,7 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct f
 		__builtin_memset(flow, 0, sizeof(*flow));
 		flow->state = p->sender ? 0 : FLOW_A_OPENED;
 		flow->opening = p->icmp;
+		flow->last_seen = bpf_jiffies64();
 		fresh = 1;
 	}
 	if (fresh || !flow_is_current(flow)) {
@@ -245,7 +251,7 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct f
 		return flow->denied_by;
 	}
 
-	flow_touch(flow, p);
+	flow_touch(skb, flow, p);
 	sender_opened = !p->sender == !!(flow->state & FLOW_A_OPENED);
 	if (fresh) {
 		if (known) /* it starts over: unconfirmed again */
@@ -293,7 +299,7 @@ static __always_inline enum reason flow_decide(struct __sk_buff *skb, const stru
 			flow_seen(known);
 			return known->denied_by;
 		}
-		flow_touch(known, p);
+		flow_touch(skb, known, p);
 		return 0;
 	}
 	*flow = bpf_map_lookup_elem(&scratch, &zero);

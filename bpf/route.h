@@ -87,4 +87,23 @@ __noinline int route_resolve(struct __sk_buff *skb, const struct address *addr, 
 	return route->kind;
 }
 
+/* How often a flow looks where the kernel's route to its node goes now: when this many
+ * low bits of the jiffies run over, 256 of them, about a second.
+ */
+#define FOLLOW_SHIFT 8
+
+/* The kernel's route to a node may move to another uplink, and no generation tells. */
+__noinline int route_follow(struct __sk_buff *skb, struct next_hop *hop)
+{
+	__u32 zero = 0, uplink;
+	struct settings *now = bpf_map_lookup_elem(&settings, &zero);
+
+	if (!hop || !now)
+		return 0;
+	uplink = route_uplink(skb, &hop->node, now);
+	if (uplink && uplink != hop->ifindex)
+		hop->ifindex = uplink;
+	return 0;
+}
+
 #endif
