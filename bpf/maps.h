@@ -96,7 +96,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
 	__type(value, __u64);
-	__uint(max_entries, 1048576);
+	__uint(max_entries, 4194304);
 	__uint(map_flags, BPF_F_MMAPABLE);
 } ruleset_words SEC(".maps");
 

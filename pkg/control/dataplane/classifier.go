@@ -46,14 +46,6 @@ type classifier struct {
 	beforeNets *bart.Table[policy.PeerClass]
 }
 
-// ruleset is one ruleset in the kernel.
-type ruleset struct {
-	extent
-	words        []uint64
-	rules        int
-	peers, ports int // capacities in classes
-}
-
 func newClassifier(k *kernel.Maps, log *slog.Logger) *classifier {
 	return &classifier{
 		kernel: k, log: log,
@@ -103,7 +95,7 @@ func (c *classifier) load(used []uint32) error {
 		if err != nil {
 			return err
 		}
-		r := readHeader(int(base), header)
+		r := readRuleset(int(base), header)
 		if !c.extents.claim(r.extent) {
 			continue // not a ruleset: its endpoints drop, and are written anew
 		}
@@ -128,56 +120,6 @@ func (c *classifier) repair() error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
-}
-
-// The layout of a ruleset, see policy.h.
-
-// headerWords come before a ruleset's rules.
-const headerWords = 2
-
-func readHeader(base int, words []uint64) *ruleset {
-	r := &ruleset{rules: int(uint32(words[0])), peers: int(words[0] >> 32), ports: int(words[1])}
-	r.extent = extent{base, headerWords + r.rules + 2*r.peers + 2*r.ports}
-	return r
-}
-
-func (r *ruleset) sourceRow(k uint32) int      { return headerWords + r.rules + int(k) }
-func (r *ruleset) destinationRow(k uint32) int { return r.sourceRow(k) + r.peers }
-func (r *ruleset) sourcePortRow(k uint32) int  { return r.sourceRow(0) + 2*r.peers + int(k) }
-func (r *ruleset) destinationPortRow(k uint32) int {
-	return r.sourcePortRow(k) + r.ports
-}
-
-// capacity leaves room for the classes to come, so that a ruleset rarely moves.
-func capacity(n uint32) int {
-	c := 16
-	for c < int(n)+int(n)/4 {
-		c *= 2
-	}
-	return c
-}
-
-var actions = map[policy.Action]kernel.RuleAction{
-	policy.Deny: kernel.RuleDeny, policy.Allow: kernel.RuleAllow, policy.Pass: kernel.RulePass, policy.Log: kernel.RuleLog,
-}
-
-// encode fills r.words from a compiled ruleset: rules, and the rows of the classes
-// in use. Rows of other classes stay as they are.
-func (c *classifier) encode(r *ruleset, from *policy.Ruleset) {
-	r.words[0], r.words[1] = uint64(r.rules)|uint64(r.peers)<<32, uint64(r.ports)
-	for i, rule := range from.Rules {
-		r.words[headerWords+i] = uint64(actions[rule.Action]) | uint64(rule.Next)<<8
-	}
-	for class, k := range c.peers.kernel {
-		r.words[r.sourceRow(k)] = from.Sources.Word(class, 0)
-		r.words[r.destinationRow(k)] = from.Destinations.Word(class, 0)
-	}
-	for class, k := range c.sources.kernel {
-		r.words[r.sourcePortRow(k)] = from.SourcePorts.Word(class, 0)
-	}
-	for class, k := range c.destinations.kernel {
-		r.words[r.destinationPortRow(k)] = from.DestinationPorts.Word(class, 0)
-	}
 }
 
 // placed is what became of the rulesets: where each is in the kernel, or why it is
@@ -259,37 +201,34 @@ func (c *classifier) number(t *policy.Tables, ports []kernel.PortClass) {
 // place makes sure that a ruleset is in the kernel with rows for all classes: where
 // it is, where a former process put it, or at a new place.
 func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset) error {
-	if n := len(from.Rules); n > 64 {
-		return fmt.Errorf("%d rules, 64 can be enforced", n)
-	}
 	portTop := max(c.sources.top, c.destinations.top)
 	fits := func(r *ruleset) bool { return uint32(r.peers) >= c.peers.top && uint32(r.ports) >= portTop }
 
 	if r := c.live[id]; r != nil && fits(r) {
-		was := slices.Clone(r.words)
-		c.encode(r, from)
-		return c.writeRows(r, was)
+		if grown, ok := c.encode(r, from); ok {
+			was := r.words
+			r.words = grown
+			return c.writeRows(r, was)
+		}
 	}
 	if c.before == nil {
 		for i, r := range c.leaving {
 			if r.rules != len(from.Rules) || !fits(r) {
 				continue
 			}
-			same := &ruleset{extent: r.extent, words: slices.Clone(r.words), rules: r.rules, peers: r.peers, ports: r.ports}
-			if c.encode(same, from); slices.Equal(same.words, r.words) {
+			if same, ok := c.encode(r, from); ok && slices.Equal(same, r.words) {
 				c.live[id] = r
 				c.leaving = slices.Delete(c.leaving, i, i+1)
 				return nil
 			}
 		}
 	}
-	r := &ruleset{rules: len(from.Rules), peers: capacity(c.peers.top), ports: capacity(portTop)}
+	r := newRuleset(from, capacity(c.peers.top), capacity(portTop))
 	var err error
-	if r.extent, err = c.extents.take(headerWords + r.rules + 2*r.peers + 2*r.ports); err != nil {
+	if r.extent, err = c.extents.take(r.size); err != nil {
 		return err
 	}
-	r.words = make([]uint64, r.size)
-	c.encode(r, from)
+	r.words, _ = c.encode(r, from)
 	if err := c.kernel.Words.Write(r.base, r.words); err != nil {
 		c.extents.release(r.extent)
 		return err
@@ -303,8 +242,9 @@ func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset) error {
 
 // writeRows writes the words of r that differ from was.
 func (c *classifier) writeRows(r *ruleset, was []uint64) error {
-	for i, w := range r.words {
-		if w != was[i] {
+	// Vectors before the classes that point to them.
+	for i := len(r.words) - 1; i >= 0; i-- {
+		if r.words[i] != was[i] {
 			if err := c.kernel.Words.Write(r.base+i, r.words[i:i+1]); err != nil {
 				return err
 			}

@@ -23,13 +23,24 @@ type retired struct {
 }
 
 // grace is how long a packet may at most go on reading a ruleset after the last
-// endpoint has left it. Programs run for microseconds.
-const grace = time.Second
+// endpoint has left it. Programs run for microseconds, and are not preempted.
+const grace = 100 * time.Millisecond
 
 func newExtents(words int) *extents { return &extents{free: []extent{{1, words - 1}}} }
 
-// take returns a free extent; it is an error when none is large enough.
+// take returns a free extent; it is an error when none is large enough. Before it
+// gives up it waits for the grace period of what has been retired.
 func (x *extents) take(size int) (extent, error) {
+	e, err := x.find(size)
+	for err != nil && len(x.retired) > 0 {
+		time.Sleep(time.Until(x.retired[0].at.Add(grace)))
+		x.reap(time.Now())
+		e, err = x.find(size)
+	}
+	return e, err
+}
+
+func (x *extents) find(size int) (extent, error) {
 	for i, f := range x.free {
 		if f.size < size {
 			continue

@@ -2,12 +2,14 @@ package dataplane
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"path/filepath"
 	"testing"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"pgregory.net/rapid"
 
 	"calico-xdp/pkg/api"
@@ -49,9 +51,41 @@ func unhooked(t testing.TB) *Dataplane {
 // dataplane, and compares what the programs do with random packets with what a slow
 // reading of the resources says.
 func TestProgramsAgreeWithOracle(t *testing.T) {
+	agree(t, policytest.Stores(), 100)
+}
+
+// TestManyRulesAgreeWithOracle is the same with policies of more rules than a word
+// has bits, and than a block has.
+func TestManyRulesAgreeWithOracle(t *testing.T) {
+	agree(t, rapid.Custom(func(t *rapid.T) *api.Store {
+		store := policytest.Stores().Draw(t, "few")
+		some := rapid.SliceOfN(policytest.Rules(), 1, 30).Draw(t, "rules")
+		n := rapid.SampledFrom([]int{20, 65, 130, 1000, 4200, 9000}).Draw(t, "n")
+		order := 1.5
+		p := v3.NewGlobalNetworkPolicy()
+		p.Name = "long"
+		p.Spec = v3.GlobalNetworkPolicySpec{
+			Tier: "default", Order: &order, Selector: "all()",
+			Types: []v3.PolicyType{v3.PolicyTypeIngress, v3.PolicyTypeEgress},
+		}
+		// Nearly all of them match nothing that is sent; one in many is a generated one.
+		seed := rapid.Uint64().Draw(t, "seed")
+		rng := rand.New(rand.NewPCG(seed, 2))
+		for i := range n {
+			r := v3.Rule{Action: v3.Deny, Source: v3.EntityRule{Nets: []string{fmt.Sprintf("172.%d.%d.0/24", 16+i/256, i%256)}}}
+			if rng.IntN(n) < 8 {
+				r = some[rng.IntN(len(some))]
+			}
+			p.Spec.Ingress, p.Spec.Egress = append(p.Spec.Ingress, r), append(p.Spec.Egress, r)
+		}
+		store.Apply(api.Change{Key: api.KeyOf(p), Resource: p})
+		return store
+	}), 20)
+}
+
+func agree(t *testing.T, stores *rapid.Generator[*api.Store], packets int) {
 	d := unhooked(t)
 	compiler := policy.NewCompiler(policytest.Node)
-	stores := policytest.Stores()
 	pairs := 0
 	rapid.Check(t, func(t *rapid.T) {
 		store := stores.Draw(t, "store")
@@ -78,7 +112,7 @@ func TestProgramsAgreeWithOracle(t *testing.T) {
 		}
 		oracle := policytest.NewOracle(store)
 		rng := rand.New(rand.NewPCG(seed, 1))
-		for range 100 {
+		for range packets {
 			local := locals[rng.IntN(len(locals))]
 			direction := []string{"egress", "ingress"}[rng.IntN(2)]
 			p := policytest.RandomPacket(rng, direction, local)
