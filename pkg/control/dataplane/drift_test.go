@@ -1,0 +1,197 @@
+package dataplane
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/control/desired"
+	kernel "calico-xdp/pkg/maps"
+)
+
+// drift is a change that somebody else makes in the kernel's tables.
+type drift struct {
+	name string
+	do   func(k *kernel.Maps, one entries) error
+}
+
+// entries are the keys of one entry of each table, and what the endpoint was.
+type entries struct {
+	host     kernel.Address
+	net      kernel.Prefix
+	workload kernel.Address
+	slot     uint32
+	endpoint kernel.Endpoint
+	port     int
+}
+
+func oneOfEach(t *testing.T, d *Dataplane) entries {
+	t.Helper()
+	k := d.kernel
+	one := entries{
+		host: firstKey(t, k.HostClasses), net: firstKey(t, k.NetClasses), workload: firstKey(t, k.Workloads),
+		slot: d.endpoints.slots[slices.MinFunc(slices.Collect(maps.Keys(d.endpoints.slots)), compareKeys)],
+	}
+	var err error
+	if one.endpoint, _, err = k.Endpoints.Get(one.slot); err != nil {
+		t.Fatal(err)
+	}
+	ports, err := k.Ports.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	one.port = max(0, slices.IndexFunc(ports, func(p kernel.PortClass) bool { return p != (kernel.PortClass{}) }))
+	return one
+}
+
+var (
+	stranger    = kernel.NewAddress(netip.MustParseAddr("203.0.113.77"))
+	strangeNet  = kernel.NewPrefix(netip.MustParsePrefix("203.0.113.0/24"))
+	ipipRoute   = kernel.NewPrefix(netip.MustParsePrefix("192.168.4.0/26"))
+	ipipPeer    = kernel.NewAddress(netip.MustParseAddr(ipip4))
+	garbagePort = kernel.PortClass{Destination: 65535, Source: 65535}
+)
+
+// editing changes the endpoint in place.
+func editing(change func(*kernel.Endpoint)) func(*kernel.Maps, entries) error {
+	return func(k *kernel.Maps, one entries) error {
+		change(&one.endpoint)
+		return k.Endpoints.Put(one.slot, one.endpoint)
+	}
+}
+
+var drifts = []drift{
+	{"workload added", func(k *kernel.Maps, one entries) error { return k.Workloads.Put(stranger, one.slot) }},
+	{"workload removed", func(k *kernel.Maps, one entries) error { return k.Workloads.Delete(one.workload) }},
+	{"workload changed", func(k *kernel.Maps, one entries) error { return k.Workloads.Put(one.workload, 999) }},
+	{"route added", func(k *kernel.Maps, _ entries) error { return k.Routes.Put(strangeNet, kernel.Route{Kind: 1}) }},
+	{"route removed", func(k *kernel.Maps, _ entries) error { return k.Routes.Delete(ipipRoute) }},
+	{"route changed", func(k *kernel.Maps, _ entries) error { return k.Routes.Put(ipipRoute, kernel.Route{Kind: 3}) }},
+	{"peer added", func(k *kernel.Maps, _ entries) error { return k.Peers.Put(stranger, kernel.Peer{}) }},
+	{"peer removed", func(k *kernel.Maps, _ entries) error { return k.Peers.Delete(ipipPeer) }},
+	{"peer changed", func(k *kernel.Maps, _ entries) error { return k.Peers.Put(ipipPeer, kernel.Peer{}) }},
+	{"settings removed", func(k *kernel.Maps, _ entries) error { return k.Settings.Delete(0) }},
+	{"settings changed", func(k *kernel.Maps, _ entries) error { return k.Settings.Put(0, kernel.Settings{VxlanVni: 7}) }},
+	{"host class added", func(k *kernel.Maps, _ entries) error { return k.HostClasses.Put(stranger, 1) }},
+	{"host class removed", func(k *kernel.Maps, one entries) error { return k.HostClasses.Delete(one.host) }},
+	{"host class changed", func(k *kernel.Maps, one entries) error { return k.HostClasses.Put(one.host, 9) }},
+	{"net class added", func(k *kernel.Maps, _ entries) error { return k.NetClasses.Put(strangeNet, 1) }},
+	{"net class removed", func(k *kernel.Maps, one entries) error { return k.NetClasses.Delete(one.net) }},
+	{"net class changed", func(k *kernel.Maps, one entries) error { return k.NetClasses.Put(one.net, 9) }},
+	{"port class added", func(k *kernel.Maps, _ entries) error {
+		return k.Ports.Put(kernel.PortIndex(132, 4242), kernel.PortClass{Destination: 1, Source: 1})
+	}},
+	{"port class removed", func(k *kernel.Maps, one entries) error { return k.Ports.Put(one.port, kernel.PortClass{}) }},
+	{"port class changed", func(k *kernel.Maps, one entries) error {
+		return k.Ports.Put(one.port, kernel.PortClass{Destination: 5, Source: 7})
+	}},
+	{"ruleset word changed", func(k *kernel.Maps, one entries) error {
+		return k.Words.Write(int(one.endpoint.Egress)+headerWords+1, []uint64{0x1234})
+	}},
+	{"ruleset gone", func(k *kernel.Maps, one entries) error {
+		return k.Words.Write(int(one.endpoint.Egress), make([]uint64, 4))
+	}},
+	{"endpoint added", func(k *kernel.Maps, _ entries) error {
+		return k.Endpoints.Put(77, kernel.Endpoint{Egress: 1, Ingress: 1, Ifindex: 77})
+	}},
+	{"endpoint removed", func(k *kernel.Maps, one entries) error { return k.Endpoints.Delete(one.slot) }},
+	{"endpoint's policy changed", editing(func(e *kernel.Endpoint) { e.Egress, e.Ingress = e.Ingress, 0 })},
+	{"endpoint's MAC changed", editing(func(e *kernel.Endpoint) { e.Mac = [6]uint8{} })},
+	{"endpoint's interface changed", editing(func(e *kernel.Endpoint) { e.Ifindex = 4711 })},
+	{"endpoint's generation changed", editing(func(e *kernel.Endpoint) { e.Generation += 5 })},
+}
+
+// garbage are numbers that nobody ever handed out.
+var garbage = []drift{
+	{"host class", func(k *kernel.Maps, one entries) error { return k.HostClasses.Put(one.host, 0xfffffff0) }},
+	{"net class", func(k *kernel.Maps, one entries) error { return k.NetClasses.Put(one.net, 0x7fffffff) }},
+	{"port class", func(k *kernel.Maps, one entries) error { return k.Ports.Put(one.port, garbagePort) }},
+	{"endpoint's policy", editing(func(e *kernel.Endpoint) { e.Egress = 0xfffffff0 })},
+	{"ruleset header", func(k *kernel.Maps, one entries) error {
+		return k.Words.Write(int(one.endpoint.Egress), []uint64{1<<64 - 1, 1<<64 - 1})
+	}},
+	{"host class of a stranger", func(k *kernel.Maps, _ entries) error { return k.HostClasses.Put(stranger, 1<<20) }},
+}
+
+// withAddress is an endpoint that is not closed.
+func withAddress(w *desired.Dataplane) api.Key {
+	return slices.MinFunc(slices.Collect(maps.Keys(w.Endpoints)), func(a, b api.Key) int {
+		return cmp.Or(cmp.Compare(len(w.Endpoints[b].Addresses), len(w.Endpoints[a].Addresses)), compareKeys(a, b))
+	})
+}
+
+// What others change in the kernel is put right by the round after a Resync.
+func TestDriftIsRepaired(t *testing.T) {
+	d := unhooked(t)
+	s := compiled(rich(t))
+	apply(t, d, s)
+	sound := generationless(t, d)
+	for _, drift := range drifts {
+		t.Run(drift.name, func(t *testing.T) {
+			sound = repaired(t, d, sound, drift, func() *Dataplane {
+				d.Resync()
+				apply(t, d, s)
+				return d
+			})
+		})
+	}
+}
+
+// Numbers that nobody ever handed out do not lead astray, now or after a restart.
+func TestGarbageIsRepaired(t *testing.T) {
+	store := rich(t)
+	for _, drift := range garbage {
+		t.Run(drift.name, func(t *testing.T) {
+			d := unhooked(t)
+			s := compiled(store)
+			apply(t, d, s)
+			repaired(t, d, generationless(t, d), drift, func() *Dataplane {
+				d.Resync()
+				apply(t, d, s)
+				return d
+			})
+		})
+		t.Run(drift.name+", before a start", func(t *testing.T) {
+			d := unhooked(t)
+			apply(t, d, compiled(store))
+			repaired(t, d, generationless(t, d), drift, func() *Dataplane {
+				again := restarted(d)
+				apply(t, again, compiled(store))
+				return again
+			})
+		})
+	}
+}
+
+// repaired says whether a round undoes a change, and returns how the tables are then.
+func repaired(t *testing.T, d *Dataplane, sound map[string]string, drift drift, round func() *Dataplane) map[string]string {
+	t.Helper()
+	one := oneOfEach(t, d)
+	if err := drift.do(d.kernel, one); err != nil {
+		t.Fatal(err)
+	}
+	d = round()
+	now := generationless(t, d)
+	if diff := difference(sound, now); len(diff) > 0 {
+		t.Errorf("not repaired:\n%s", strings.Join(diff[:min(20, len(diff))], "\n"))
+	}
+	if e, _, _ := d.kernel.Endpoints.Get(one.slot); e.Generation < one.endpoint.Generation {
+		t.Errorf("generation %d after %d", e.Generation, one.endpoint.Generation)
+	}
+	return now
+}
+
+// firstKey is one key of a table, always the same.
+func firstKey[K, V comparable](t testing.TB, table kernel.Table[K, V]) K {
+	t.Helper()
+	all, err := table.Load()
+	if err != nil || len(all) == 0 {
+		t.Fatalf("an empty table: %v", err)
+	}
+	return slices.MinFunc(slices.Collect(maps.Keys(all)), func(a, b K) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+}
