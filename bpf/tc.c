@@ -61,7 +61,12 @@ static __always_inline enum reason forward_to_workload(struct __sk_buff *skb, co
 		__builtin_memcpy(eth->h_dest, to->mac, ETH_ALEN);
 		__builtin_memcpy(eth->h_source, to->host_mac, ETH_ALEN);
 	}
-	*action = to->flags & ENDPOINT_VETH ? bpf_redirect_peer(to->ifindex, 0) : bpf_redirect(to->ifindex, 0);
+	if (to->flags & ENDPOINT_VETH)
+		*action = bpf_redirect_peer(to->ifindex, 0);
+	else if (to->flags & ENDPOINT_MAC)
+		*action = bpf_redirect(to->ifindex, 0);
+	else
+		*action = bpf_redirect_neigh(to->ifindex, 0, 0, 0);
 	return PASS_TO_WORKLOAD;
 }
 

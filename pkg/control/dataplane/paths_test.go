@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"calico-xdp/pkg/api"
 	"calico-xdp/pkg/control/dataplane"
 	"calico-xdp/pkg/control/desired"
 	"calico-xdp/tools/testbed"
@@ -98,6 +99,7 @@ func exchange(t *testing.T, from, to *testbed.Namespace, addr netip.Addr) {
 	t.Helper()
 	if got, sent := testbed.Ping(from, addr, 3); got != sent || sent != 3 {
 		t.Errorf("ping %s: %d of %d", addr, got, sent)
+		return
 	}
 	fills := workloadMTU - 28
 	if addr.Is6() {
@@ -267,4 +269,93 @@ func (f *fleet) attached(t *testing.T, o dataplane.Options) {
 	if got := strings.Contains(f.nodes[0].counts(t), "xdp_network"); got != o.XDP {
 		t.Errorf("xdp_network counts: %v", got)
 	}
+}
+
+// What is known of a workload's interface differs.
+func TestKindsOfInterfaces(t *testing.T) {
+	f := newFleet(t, dataplane.Options{})
+	a := f.nodes[0]
+	local := a.workload(t, "calib", "192.168.1.2", "fd01::2")
+	a.deliver(t, "calib", local.Addresses...)
+	w, key := f.workloads[0], endpointKey("calia")
+	known := a.state.Dataplane.Endpoints[key]
+	for _, test := range []struct {
+		name string
+		veth bool
+		mac  desired.MAC
+	}{
+		{"veth without MAC", true, desired.MAC{}},
+		{"no veth", false, known.MAC},
+		{"no veth and no MAC", false, desired.MAC{}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			e := known
+			e.Veth, e.MAC = test.veth, test.mac
+			a.state.Dataplane.Endpoints[key] = e
+			f.connect(t, desired.EncapIPIP, desired.EncapVXLAN)
+			for i, addr := range w.Addresses {
+				for _, other := range []*testbed.Workload{local, f.workloads[1], f.workloads[2]} {
+					exchange(t, other.Namespace, w.Namespace, addr)
+					exchange(t, w.Namespace, other.Namespace, other.Addresses[i])
+				}
+				exchange(t, a.Namespace, w.Namespace, addr)
+			}
+			if t.Failed() {
+				f.log(t)
+			}
+		})
+	}
+}
+
+// A workload with many addresses, some of which sit behind it.
+func TestSeveralAddresses(t *testing.T) {
+	f := newFleet(t, dataplane.Options{})
+	a, to := f.nodes[0], f.workloads[2]
+	w := a.workload(t, "calib", "192.168.1.10", "192.168.1.11", "192.168.1.12", "fd01::10", "fd01::11")
+	local := f.workloads[0]
+	behind := testbed.NewNamespace(t, "behind")
+	nested := []netip.Addr{netip.MustParseAddr("192.168.1.20"), netip.MustParseAddr("fd01::20")}
+	testbed.Veth(t, w.Namespace, "inner", behind, "eth0")
+	w.Sysctl(t, "net.ipv4.ip_forward", "1")
+	w.Sysctl(t, "net.ipv6.conf.all.forwarding", "1")
+	w.AddAddress(t, "inner", "192.168.1.21/32")
+	w.AddAddress(t, "inner", "fd01::21/128")
+	for i, gateway := range []string{"192.168.1.21", "fd01::21"} {
+		p := netip.PrefixFrom(nested[i], nested[i].BitLen()).String()
+		behind.AddAddress(t, "eth0", p)
+		behind.AddRoute(t, netip.PrefixFrom(netip.MustParseAddr(gateway), nested[i].BitLen()).String(), "", "eth0")
+		behind.AddRoute(t, []string{"0.0.0.0/0", "::/0"}[i], gateway, "eth0")
+		w.AddRoute(t, p, "", "inner")
+	}
+	behind.SetMTU(t, "eth0", workloadMTU)
+	e := a.state.Dataplane.Endpoints[endpointKey("calib")]
+	e.Addresses = append(e.Addresses, nested...)
+	a.state.Dataplane.Endpoints[e.Key] = e
+	a.deliver(t, "calib", e.Addresses...)
+	for _, mode := range modes[:3] {
+		f.connect(t, mode.same, mode.other)
+		for _, addr := range w.Addresses {
+			other := 0
+			if addr.Is6() {
+				other = 1
+			}
+			exchange(t, to.Namespace, w.Namespace, addr)
+			if got, _ := (testbed.Probe{From: addr}).Ping(w.Namespace, to.Addresses[other]); got != 1 {
+				t.Errorf("%s: ping from %s: no answer", mode.name, addr)
+			}
+		}
+		for i, addr := range nested {
+			for _, from := range []*testbed.Workload{to, local} {
+				exchange(t, from.Namespace, behind, addr)
+				exchange(t, behind, from.Namespace, from.Addresses[i])
+			}
+		}
+	}
+	if t.Failed() {
+		f.log(t)
+	}
+}
+
+func endpointKey(name string) api.Key {
+	return api.Key{Kind: "WorkloadEndpoint", Namespace: "default", Name: name}
 }
