@@ -98,8 +98,8 @@ func (s *State) addRoutes(in Input, c *cluster, host []netip.Addr, m mtus) {
 			continue // somebody else's fabric knows where the workloads are
 		}
 		is6 := prefix.Addr().Is6()
-		to, known := c.nodes[o.node]
-		via, ours := to.address(is6), c.self.address(is6)
+		remote, known := c.nodes[o.node]
+		via, ours := remote.address(is6), c.self.address(is6)
 		if !via.IsValid() || !ours.IsValid() {
 			why := policy.Problem{Object: nodeKey(o.node)}
 			switch {
@@ -114,9 +114,15 @@ func (s *State) addRoutes(in Input, c *cluster, host []netip.Addr, m mtus) {
 			unreachable[why.Object.Name+why.Err.Error()] = why
 			continue
 		}
-		encap := c.encap(prefix, to)
+		encap := c.encap(prefix, remote)
 		bpf[prefix] = Route{Kind: RouteWorkload, Via: via.Addr(), Encap: encap}
-		kernel[prefix] = KernelRoute{Kind: KernelVia, Via: via.Addr(), MTU: m.of(encap, is6)}
+		to := KernelRoute{Kind: KernelVia, Via: via.Addr(), MTU: m.of(encap, is6)}
+		// Other nodes know this host by its node address alone, whichever uplink
+		// packets leave through.
+		if slices.Contains(host, ours.Addr()) {
+			to.Source = ours.Addr()
+		}
+		kernel[prefix] = to
 	}
 
 	s.Problems = slices.AppendSeq(s.Problems, maps.Values(unreachable))

@@ -175,6 +175,7 @@ type KernelRoute struct {
 	Kind      KernelRouteKind
 	Interface string     // KernelLink
 	Via       netip.Addr // KernelVia: an address that the host itself can reach; the sink finds the real next hop
+	Source    netip.Addr // of what the host itself sends; invalid: the kernel's choice
 	MTU       int        // 0: the link's
 }
 

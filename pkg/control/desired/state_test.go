@@ -237,7 +237,11 @@ func stateText(s *State) string {
 		case KernelLink:
 			line("kernel %v dev %s", p, r.Interface)
 		case KernelVia:
-			line("kernel %v via %v mtu %d", p, r.Via, r.MTU)
+			text := fmt.Sprintf("kernel %v via %v mtu %d", p, r.Via, r.MTU)
+			if r.Source.IsValid() {
+				text += fmt.Sprintf(" from %v", r.Source)
+			}
+			line("%s", text)
 		case KernelBlackhole:
 			line("kernel %v blackhole", p)
 		}

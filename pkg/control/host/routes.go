@@ -299,7 +299,7 @@ func (n *Network) wantRoutes(want *desired.State, links map[string]netlink.Link)
 				unresolved = append(unresolved, k)
 				continue
 			}
-			v.link, v.gateway, v.onLink = hop.link, hop.gateway, hop.onLink
+			v.link, v.gateway, v.onLink, v.source = hop.link, hop.gateway, hop.onLink, r.Source
 		case desired.KernelBlackhole:
 			v.kind = unix.RTN_BLACKHOLE
 		default:

@@ -25,6 +25,7 @@ func TestDrift(t *testing.T) {
 		{"ip route replace 192.168.0.64/26 via 10.10.1.78 proto 88", reconcile.Drift{Changed: 1}},
 		{"ip route replace 192.168.0.128/26 via 10.10.1.1 proto 88", reconcile.Drift{Changed: 1}}, // lost its MTU
 		{"ip route replace 192.168.0.128/26 via 10.10.1.1 mtu 1480 src 10.10.1.2 proto 88", reconcile.Drift{Changed: 1}},
+		{"ip route replace 192.168.1.0/26 via 10.10.1.77 mtu 1480 proto 88", reconcile.Drift{Changed: 1}}, // lost its source
 		{"ip route replace blackhole 192.168.0.5/32 proto 88", reconcile.Drift{Changed: 1}},
 		{"ip route replace 192.168.0.64/26 proto 88 nexthop via 10.10.1.77 nexthop via 10.10.1.78", reconcile.Drift{Changed: 1}},
 		{"ip -6 route replace fd20::40/122 via fd10:10:1::78 proto 88", reconcile.Drift{Changed: 1}},
