@@ -16,7 +16,7 @@ import (
 // Traffic goes on, without the loss of a packet, while the process is away and while
 // another one takes over its tables and its hooks.
 func TestTrafficOutlivesTheProcess(t *testing.T) {
-	for name, o := range map[string]dataplane.Options{"tcx": {}, "clsact": {Clsact: true}, "with XDP": {XDP: true}} {
+	for name, o := range map[string]dataplane.Options{"tcx and XDP": {XDP: true}, "clsact": {Clsact: true}} {
 		t.Run(name, func(t *testing.T) {
 			lab := testbed.NewHosts(t, 2, 1, 2)
 			a, b := newNode(t, lab.Hosts[0], o), newNode(t, lab.Hosts[1], o)
@@ -72,7 +72,7 @@ func TestTrafficOutlivesTheProcess(t *testing.T) {
 
 // What is detached leaves nothing, on the interfaces and in the directory.
 func TestDetachLeavesNothing(t *testing.T) {
-	for name, o := range map[string]dataplane.Options{"tcx": {}, "clsact": {Clsact: true}, "with XDP": {XDP: true}} {
+	for name, o := range map[string]dataplane.Options{"tcx and XDP": {XDP: true}, "clsact": {Clsact: true}} {
 		t.Run(name, func(t *testing.T) {
 			lab := testbed.NewHosts(t, 1)
 			n := newNode(t, lab.Hosts[0], o)

@@ -173,7 +173,7 @@ func restarted(d *Dataplane) *Dataplane {
 
 // A process that starts over finds everything as it should be.
 func TestRestartRewritesNothing(t *testing.T) {
-	for seed := range 10 {
+	for seed := range 6 {
 		d := unhooked(t)
 		store := policytest.Stores().Example(seed)
 		apply(t, d, compiled(store))
