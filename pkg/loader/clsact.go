@@ -26,14 +26,17 @@ func clsactParent(p Program) uint32 {
 }
 
 func attachClsact(prog *ebpf.Program, a Attachment) error {
-	qdisc := &netlink.GenericQdisc{
-		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: a.Ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
-		QdiscType:  "clsact",
-	}
-	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := netlink.QdiscAdd(clsactQdisc(a.Ifindex)); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("clsact qdisc: %w", err)
 	}
 	return netlink.FilterReplace(clsactFilter(a, prog.FD()))
+}
+
+func clsactQdisc(ifindex int) netlink.Qdisc {
+	return &netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
+		QdiscType:  "clsact",
+	}
 }
 
 func clsactFilter(a Attachment, fd int) *netlink.BpfFilter {
@@ -82,7 +85,24 @@ func detachClsact(a Attachment) error {
 	if err != nil || filters[a.Program] == nil {
 		return err
 	}
-	return netlink.FilterDel(filters[a.Program])
+	if err := netlink.FilterDel(filters[a.Program]); err != nil {
+		return err
+	}
+	return removeEmptyClsact(dev)
+}
+
+// removeEmptyClsact removes the clsact qdisc when nobody's filter is left on it.
+func removeEmptyClsact(dev netlink.Link) error {
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		filters, err := netlink.FilterList(dev, parent)
+		if err != nil {
+			return err
+		}
+		if len(filters) > 0 {
+			return nil
+		}
+	}
+	return netlink.QdiscDel(clsactQdisc(dev.Attrs().Index))
 }
 
 // DetachClsact removes our filters from every interface of this network namespace
@@ -103,6 +123,9 @@ func DetachClsact() ([]Attachment, error) {
 				continue
 			}
 			out = append(out, Attachment{program, dev.Attrs().Index})
+		}
+		if len(filters) > 0 {
+			errs = append(errs, removeEmptyClsact(dev))
 		}
 	}
 	return out, errors.Join(errs...)

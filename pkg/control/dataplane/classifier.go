@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,10 +41,17 @@ type classifier struct {
 	ports                        []kernel.PortClass      // by kernel.PortIndex
 
 	drift atomic.Uint64 // rulesets that someone else had changed
+	hints map[hint]int  // after a restart
 
 	// The last tables' view of the addresses; nil in the first round.
 	before     map[netip.Prefix]policy.PeerClass
 	beforeNets *bart.Table[policy.PeerClass]
+}
+
+// hint is a ruleset in the kernel that an endpoint has which wants the ruleset id.
+type hint struct {
+	base uint32
+	id   policy.RulesetID
 }
 
 func newClassifier(k *kernel.Maps, log *slog.Logger) *classifier {
@@ -77,27 +85,46 @@ func (c *classifier) load(used []uint32) error {
 	}
 	for _, k := range c.addresses {
 		c.carriers[k]++
-		c.peers.reserve(k)
 	}
 	if c.ports, err = c.kernel.Ports.Load(); err != nil {
 		return err
 	}
-	for _, p := range c.ports {
-		c.sources.reserve(uint32(p.Source))
-		c.destinations.reserve(uint32(p.Destination))
-	}
 	if len(c.live) > 0 || len(c.leaving) > 0 {
-		return c.repair() // a later reading: our own rulesets are known
+		return c.repair() // a later reading: what we handed out is known
 	}
+	if err := c.loadRulesets(used); err != nil {
+		return err
+	}
+	// A former process's numbers fit into its rulesets. Any other number is nobody's.
+	var peers, ports uint32
+	for _, r := range c.leaving {
+		peers, ports = max(peers, uint32(r.peers)), max(ports, uint32(r.ports))
+	}
+	for k := range c.carriers {
+		c.peers.reserve(k, peers)
+	}
+	for _, p := range c.ports {
+		c.sources.reserve(uint32(p.Source), ports)
+		c.destinations.reserve(uint32(p.Destination), ports)
+	}
+	return nil
+}
+
+// loadRulesets reads the rulesets of a former process. What is none is left out:
+// endpoints that refer to it drop, and are written anew.
+func (c *classifier) loadRulesets(used []uint32) error {
 	slices.Sort(used)
 	for _, base := range slices.Compact(used) {
+		if int(base) > c.kernel.Words.Len()-headerWords {
+			continue
+		}
 		header, err := c.kernel.Words.Read(int(base), headerWords)
 		if err != nil {
 			return err
 		}
 		r := readRuleset(int(base), header)
-		if !c.extents.claim(r.extent) {
-			continue // not a ruleset: its endpoints drop, and are written anew
+		if r.rules == 0 || r.rules > policy.MaxRules || !c.extents.claim(r.extent) {
+			continue
 		}
 		if r.words, err = c.kernel.Words.Read(r.base, r.size); err != nil {
 			return err
@@ -212,6 +239,10 @@ func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset) error {
 		}
 	}
 	if c.before == nil {
+		// Equal rulesets of different ids are told apart by who refers to them.
+		slices.SortStableFunc(c.leaving, func(a, b *ruleset) int {
+			return cmp.Compare(c.referred(b, id), c.referred(a, id))
+		})
 		for i, r := range c.leaving {
 			if r.rules != len(from.Rules) || !fits(r) {
 				continue
@@ -238,6 +269,11 @@ func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset) error {
 	}
 	c.live[id] = r
 	return nil
+}
+
+// referred says how many endpoints that want a ruleset have r.
+func (c *classifier) referred(r *ruleset, id policy.RulesetID) int {
+	return c.hints[hint{uint32(r.base), id}]
 }
 
 // writeRows writes the words of r that differ from was.

@@ -166,6 +166,9 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 	// program that does not know the source.
 	note("attach", d.attach(w, failing))
 
+	if d.classifier.before == nil {
+		d.classifier.hints = d.endpoints.hints(w)
+	}
 	rulesets, err := d.classifier.ensure(w.Policy, now)
 	note("policy", err)
 	d.endpoints.ensure(w, rulesets, failing)

@@ -67,6 +67,23 @@ func (e *endpoints) slot(want desired.Endpoint) (uint32, error) {
 	return 0, fmt.Errorf("all %d slots are taken", e.table.Capacity()-1)
 }
 
+// hints says who has and wants which ruleset, before the first round.
+func (e *endpoints) hints(w *desired.Dataplane) map[hint]int {
+	out := make(map[hint]int)
+	byInterface := make(map[uint32]kernel.Endpoint, len(e.records))
+	for s, r := range e.records {
+		if s != 0 {
+			byInterface[r.Ifindex] = r
+		}
+	}
+	for key, want := range w.Endpoints {
+		r, rules := byInterface[uint32(want.Ifindex)], w.Policy.Endpoints[key]
+		out[hint{r.Egress, rules.Egress}]++
+		out[hint{r.Ingress, rules.Ingress}]++
+	}
+	return out
+}
+
 // ensure writes each endpoint's record: one write switches both policies. A record
 // that judges otherwise than before gets a new generation. failing gets the endpoints
 // that could not be taken up whole.

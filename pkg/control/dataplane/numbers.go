@@ -14,10 +14,13 @@ func newNumbers() *numbers {
 	return &numbers{kernel: map[uint32]uint32{0: 0}, taken: map[uint32]bool{0: true}, top: 1}
 }
 
-// reserve marks a number that is in the kernel's tables.
-func (n *numbers) reserve(k uint32) {
-	n.taken[k] = true
-	n.top = max(n.top, k+1)
+// reserve marks a number that is in the kernel's tables, unless it is none below the
+// limit.
+func (n *numbers) reserve(k, limit uint32) {
+	if k < limit {
+		n.taken[k] = true
+		n.top = max(n.top, k+1)
+	}
 }
 
 // adopt keeps the kernel's numbers where they mean exactly what the compiler's
@@ -30,7 +33,7 @@ func (n *numbers) adopt(pairs map[[2]uint32]bool) {
 		compilerOf[p[1]]++
 	}
 	for p := range pairs {
-		if p[0] != 0 && p[1] != 0 && kernelOf[p[0]] == 1 && compilerOf[p[1]] == 1 {
+		if p[0] != 0 && p[1] != 0 && n.taken[p[1]] && kernelOf[p[0]] == 1 && compilerOf[p[1]] == 1 {
 			n.kernel[p[0]] = p[1]
 		}
 	}
@@ -43,7 +46,7 @@ func (n *numbers) assign(inUse map[uint32]bool, stillThere func(uint32) bool) {
 	for c, k := range n.kernel {
 		if c != 0 && !inUse[c] {
 			delete(n.kernel, c)
-			n.reserve(k)
+			n.reserve(k, k+1)
 		}
 	}
 	used := make(map[uint32]bool, len(n.kernel))
@@ -69,7 +72,7 @@ func (n *numbers) assign(inUse map[uint32]bool, stillThere func(uint32) bool) {
 			k = n.top
 		}
 		n.kernel[c] = k
-		n.reserve(k)
+		n.reserve(k, k+1)
 	}
 	for _, k := range free {
 		n.taken[k] = true // free, but known: the next assign finds it
