@@ -9,7 +9,7 @@ import (
 	"runtime/debug"
 
 	"github.com/containernetworking/cni/pkg/skel"
-	"github.com/containernetworking/cni/pkg/version"
+	cniversion "github.com/containernetworking/cni/pkg/version"
 )
 
 func main() {
@@ -22,12 +22,18 @@ func main() {
 		fmt.Println(about)
 		return
 	}
-	versions := version.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+	versions := cniversion.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 	skel.PluginMainFuncs(funcs, versions, about)
 }
 
-// buildVersion returns what the Go tool recorded about the source.
+// version is set by the build: -ldflags "-X main.version=v1.2.3".
+var version string
+
+// buildVersion returns what the binary was built from.
 func buildVersion() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

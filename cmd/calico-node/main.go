@@ -51,7 +51,7 @@ A signal to stop leaves traffic running as it is; --detach ends it.`,
   # Remove every trace of the daemon from this host:
   calico-node --detach`,
 		Args:          cobra.NoArgs,
-		Version:       version(),
+		Version:       buildVersion(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -85,8 +85,14 @@ func addFlags(cmd *cobra.Command, c *config) {
 	f.BoolVar(&c.detach, "detach", false, "remove every trace of the daemon from this host, say what was removed, and exit")
 }
 
-// version returns what the binary was built from.
-func version() string {
+// version is set by the build: -ldflags "-X main.version=v1.2.3".
+var version string
+
+// buildVersion returns what the binary was built from.
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

@@ -50,7 +50,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	}
 	defer unlock()
 	node := c.environment.Node
-	log.Info("calico-node starts", "version", version(), "node", node, "datastore", c.datastore)
+	log.Info("calico-node starts", "version", buildVersion(), "node", node, "datastore", c.datastore)
 
 	// Health answers from the first moment on, so that whoever watches the daemon
 	// sees what it waits for.
@@ -116,7 +116,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	stopAPI, err := serveAPI(c, &control.Node{
 		Published: controller.Published,
 		Self: nodeapi.Status{
-			Node: node, Version: version(), PID: os.Getpid(), Started: started,
+			Node: node, Version: buildVersion(), PID: os.Getpid(), Started: started,
 			Backend: c.environment.Config.Backend, Datastore: c.etcd.Endpoints,
 		},
 		Addresses: keeper.Addresses,

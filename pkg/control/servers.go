@@ -77,7 +77,11 @@ func (l *listener) set(want desired.Server, logger *slog.Logger) {
 	if !want.Enabled {
 		return
 	}
-	address := net.JoinHostPort(want.Host, strconv.Itoa(want.Port))
+	host := want.Host
+	if host == "localhost" {
+		host = "127.0.0.1" // a host without resolver has it too
+	}
+	address := net.JoinHostPort(host, strconv.Itoa(want.Port))
 	socket, err := net.Listen("tcp", address)
 	if err != nil {
 		if text := err.Error(); text != l.failed {
