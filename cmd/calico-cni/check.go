@@ -11,7 +11,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/version"
+	cniversion "github.com/containernetworking/cni/pkg/version"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -63,7 +63,7 @@ func previous(conf *netConf) (*types100.Result, error) {
 	if conf.RawPrevResult == nil {
 		return nil, fail(types.ErrInvalidNetworkConfig, "CHECK needs prevResult")
 	}
-	if err := version.ParsePrevResult(&conf.NetConf); err != nil {
+	if err := cniversion.ParsePrevResult(&conf.NetConf); err != nil {
 		return nil, fail(types.ErrDecodingFailure, "prevResult: %v", err)
 	}
 	prev, err := types100.NewResultFromResult(conf.PrevResult)
