@@ -74,7 +74,8 @@ func (w *Watcher) Changed() <-chan struct{} { return w.changed }
 // before the first snapshot.
 //
 // An object that is stored but is not valid comes as a change without resource,
-// and [Watcher.Problems] has its key from then on.
+// unless its readers cope with each of its fields (see copes); [Watcher.Problems]
+// has its key from then on.
 func (w *Watcher) Take() (changes []api.Change, revision int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -98,7 +99,7 @@ func (w *Watcher) settle(f finding) {
 		delete(w.problems, key)
 		return
 	case old == nil || old.Error() != f.err.Error():
-		w.log.Warn("object in the datastore is not valid and is left out", "object", key, "error", f.err)
+		w.log.Warn("object in the datastore is not valid", "object", key, "error", f.err)
 	}
 	w.problems[key] = f.err
 }
@@ -124,16 +125,27 @@ func (w *Watcher) Problems() map[api.Key]error {
 func find(key api.Key, kv *mvccpb.KeyValue) finding {
 	f := finding{change: api.Change{Key: key}}
 	r, err := decode(key, kv)
-	if err == nil {
-		api.Default(r)
-		err = api.Validate(r)
-	}
 	if err != nil {
 		f.err = err
 		return f
 	}
-	f.change.Resource = r
+	api.Default(r)
+	if f.err = api.Validate(r); f.err == nil || copes(key.Kind) {
+		f.change.Resource = r
+	}
 	return f
+}
+
+// copes says whether the readers of a kind judge each field on its own. The policy
+// compiler closes just what a faulty policy guards, which nobody could tell without
+// its selector; of a configuration one bad parameter does not lose the others. It
+// also matters for what a newer Calico writes and we do not know to be valid.
+func copes(kind string) bool {
+	switch kind {
+	case api.KindGlobalNetworkPolicy, api.KindNetworkPolicy, api.KindProfile, api.KindFelixConfiguration:
+		return true
+	}
+	return false
 }
 
 func gone(key api.Key) finding { return finding{change: api.Change{Key: key}} }

@@ -233,6 +233,16 @@ func TestInvalidObjectIsReportedAndTheRestGoesOn(t *testing.T) {
 		t.Fatalf("problems: %v", problems)
 	}
 
+	// Of a policy its readers take what they can.
+	policy := api.Key{Kind: api.KindGlobalNetworkPolicy, Name: "odd"}
+	e.Put(resourceRoot+"globalnetworkpolicies/odd", `{"metadata":{"name":"odd"},"spec":{"selector":"a ==","types":["Ingress"]}}`)
+	w.until("handed out", func() bool { return w.store[policy] != nil })
+	if w.w.Problems()[policy] == nil {
+		t.Error("a faulty policy is no problem")
+	}
+	e.Delete(resourceRoot + "globalnetworkpolicies/odd")
+	w.until("deleted", func() bool { return w.store[policy] == nil })
+
 	// A good one turns bad: it goes, and its problem comes in the same Take.
 	e.Put(setPath("good"), `{"metadata":{"name":"good"},"spec":{"nets":17}}`)
 	e.Put(setPath("good"), `{"metadata":{"name":"good"},"spec":{"nets":18}}`)
