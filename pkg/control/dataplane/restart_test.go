@@ -188,6 +188,38 @@ func TestRestartRewritesNothing(t *testing.T) {
 	}
 }
 
+// Rulesets that are too large for one word a vector are found again too.
+func TestRestartRewritesNoLargeRuleset(t *testing.T) {
+	var text strings.Builder
+	text.WriteString("apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: default.large}\nspec:\n  tier: default\n  selector: all()\n  types: [Ingress]\n  ingress:\n")
+	for i := range 300 {
+		fmt.Fprintf(&text, "  - {action: Allow, protocol: TCP, source: {nets: [10.%d.0.0/16]}, destination: {ports: [%d]}}\n", i%256, 1000+7*i)
+	}
+	large, err := api.Decode([]byte(text.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := rich(t)
+	store.Apply(api.Change{Key: api.KeyOf(large), Resource: large})
+	d := unhooked(t)
+	apply(t, d, compiled(store))
+	rules := 0
+	for _, r := range d.classifier.live {
+		rules = max(rules, r.rules)
+	}
+	if rules < 300 {
+		t.Fatalf("the largest ruleset has %d rules", rules)
+	}
+	before := snapshot(t, d)
+	for range 2 {
+		d = restarted(d)
+		apply(t, d, compiled(store))
+		if diff := difference(before, snapshot(t, d)); len(diff) > 0 {
+			t.Fatalf("%d entries are different after a restart:\n%.2000s", len(diff), strings.Join(diff, "\n"))
+		}
+	}
+}
+
 // A process that starts over with another state changes what is different, and judges
 // as one that has never been away.
 func TestRestartWithAnotherState(t *testing.T) {
