@@ -35,7 +35,7 @@ static __always_inline int flow_is_current(const struct flow *flow)
 	return a && b && flow->generations[0] == a->generation && flow->generations[1] == b->generation;
 }
 
-/* A TCP connection that starts over on a flow that has been closed, or was refused. */
+/* A TCP connection that starts over on a flow that has been closed. */
 static __always_inline int flow_reopens(const struct flow *flow, const struct packet *p)
 {
 	return (p->tcp_flags & (TCP_FLAG_SYN_BYTE | TCP_FLAG_ACK_BYTE)) == TCP_FLAG_SYN_BYTE &&

@@ -294,7 +294,8 @@ static __always_inline enum parsed packet_parse(struct __sk_buff *skb, struct pa
 
 			if (l4 + 1 > end)
 				return PARSED_MALFORMED;
-			if (*type >= ICMPV6_ROUTER_SOLICITATION && *type <= ICMPV6_REDIRECT)
+			/* A hop limit below 255 has been routed: no neighbour (RFC 4861, 7.1). */
+			if (*type >= ICMPV6_ROUTER_SOLICITATION && *type <= ICMPV6_REDIRECT && ip6->hop_limit == 255)
 				return PARSED_NEIGHBOR;
 		}
 		if (ip6->daddr.s6_addr[0] == 0xff)

@@ -27,7 +27,7 @@ static __always_inline __u64 flow_timeout(const struct flow_key *key, const stru
 {
 	switch (key->protocol) {
 	case IPPROTO_TCP:
-		if (flow->state & (FLOW_CLOSED_A | FLOW_CLOSED_B))
+		if (!(flow->state & FLOW_CONFIRMED) || flow->state & (FLOW_CLOSED_A | FLOW_CLOSED_B))
 			return tcp_closed_timeout;
 		return tcp_timeout;
 	case IPPROTO_UDP:
@@ -41,16 +41,31 @@ static __always_inline __u64 flow_timeout(const struct flow_key *key, const stru
 	}
 }
 
+/* last_seen may be ahead of now: other CPUs go on meanwhile. */
+static __always_inline int flow_is_over(const struct sweep *sweep, const struct flow_key *key, const struct flow *flow)
+{
+	return (__s64)(sweep->now - flow->last_seen) > (__s64)flow_timeout(key, flow);
+}
+
 static long sweep_flow(void *map, const void *key, void *value, struct sweep *sweep)
 {
 	const struct flow *flow = value;
 
-	/* last_seen may be ahead of now: other CPUs go on meanwhile. */
-	if ((__s64)(sweep->now - flow->last_seen) > (__s64)flow_timeout(key, flow)) {
+	if (flow_is_over(sweep, key, flow)) {
 		bpf_map_delete_elem(&flows, key);
 		sweep->removed++;
 	} else {
 		sweep->kept++;
+	}
+	return 0;
+}
+
+/* What was never answered must not wait for ever for a late "answer". */
+static long sweep_new_flow(void *map, const void *key, void *value, struct sweep *sweep)
+{
+	if (flow_is_over(sweep, key, value)) {
+		bpf_map_delete_elem(&new_flows, key);
+		sweep->removed++;
 	}
 	return 0;
 }
@@ -61,6 +76,7 @@ int sweep_flows(struct __sk_buff *skb)
 	struct sweep sweep = { .now = bpf_jiffies64() };
 
 	bpf_for_each_map_elem(&flows, sweep_flow, &sweep, 0);
+	bpf_for_each_map_elem(&new_flows, sweep_new_flow, &sweep, 0);
 	swept_at = sweep.now;
 	flows_kept = sweep.kept;
 	flows_removed = sweep.removed;

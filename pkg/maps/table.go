@@ -18,13 +18,15 @@ func (t Table[K, V]) Load() (map[K]V, error) {
 	out := make(map[K]V)
 	var zero V
 	array := t.m.Type() == ebpf.Array
-	if !array && t.m.Type() != ebpf.LPMTrie {
+	if t.m.Type() != ebpf.LPMTrie {
 		var cursor ebpf.MapBatchCursor
 		keys, values := make([]K, loadBatch), make([]V, loadBatch)
 		for {
 			n, err := t.m.BatchLookup(&cursor, keys, values, nil)
 			for i := range n {
-				out[keys[i]] = values[i]
+				if !array || values[i] != zero {
+					out[keys[i]] = values[i]
+				}
 			}
 			if errors.Is(err, ebpf.ErrKeyNotExist) {
 				return out, nil
@@ -38,9 +40,7 @@ func (t Table[K, V]) Load() (map[K]V, error) {
 	var v V
 	it := t.m.Iterate()
 	for it.Next(&k, &v) {
-		if !array || v != zero {
-			out[k] = v
-		}
+		out[k] = v
 	}
 	if err := it.Err(); err != nil {
 		return nil, fmt.Errorf("map %s: %w", t.name(), err)
