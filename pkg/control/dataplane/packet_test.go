@@ -227,6 +227,7 @@ func TestWorkloadPacketsToTheHost(t *testing.T) {
 		{name: "half an ARP packet", hook: hook, raw: arp(w1, "169.254.1.1").Bytes()[:14+20], want: "next pass_neighbor"},
 		{name: "neighbour solicitation", hook: hook, packet: frame(x1, "ff02::1:ffee:eeee").TTL(255).ICMP(135, 0, 0).Payload(24), want: "next pass_neighbor"},
 		{name: "neighbour advertisement", hook: hook, packet: frame(x1, testbed.HostLinkLocal).TTL(255).ICMP(136, 0, 0).Payload(24), want: "next pass_neighbor"},
+		{name: "neighbour solicitation that was routed", hook: hook, packet: frame(x1, "ff02::1:ffee:eeee").TTL(254).ICMP(135, 0, 0).Payload(24), want: "shot drop_multicast"},
 		{name: "router solicitation", hook: hook, packet: frame(x1, "ff02::2").TTL(255).ICMP(133, 0, 0), want: "next pass_neighbor"},
 	})
 	for action, want := range map[desired.ToHostAction]string{

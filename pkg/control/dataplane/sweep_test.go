@@ -11,6 +11,32 @@ import (
 	kernel "calico-xdp/pkg/maps"
 )
 
+// What was never answered does not wait for ever: a late "answer" would pass.
+func TestSweepUnanswered(t *testing.T) {
+	b := newBed(t)
+	timeouts := loader.Timeouts{TCP: time.Hour, TCPClosed: 50 * time.Second, UDP: 40 * time.Second, ICMP: 30 * time.Second, Other: 20 * time.Second, HZ: 1000}
+	start, err := b.programs.Sweep(timeouts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for port, flow := range []struct {
+		protocol uint8
+		ago      uint64 // jiffies
+		stays    bool
+	}{{tcp, 20_000, true}, {tcp, 51_000, false}, {udp, 20_000, true}, {udp, 41_000, false}, {icmp, 31_000, false}} {
+		k := kernel.NewFlowKey(netip.AddrPortFrom(netip.MustParseAddr(w1), uint16(port+1)), netip.MustParseAddrPort(w2+":80"), flow.protocol)
+		if err := b.kernel.NewFlows.Put(k, kernel.Flow{LastSeen: start.At - flow.ago}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.programs.Sweep(timeouts); err != nil {
+			t.Fatal(err)
+		}
+		if _, there, err := b.kernel.NewFlows.Get(k); err != nil || there != flow.stays {
+			t.Errorf("%s, silent for %d: there %v, want %v (%v)", k, flow.ago, there, flow.stays, err)
+		}
+	}
+}
+
 // The sweep removes what has been silent for too long for its protocol and state.
 func TestSweep(t *testing.T) {
 	b := newBed(t)
