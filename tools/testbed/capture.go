@@ -77,16 +77,18 @@ func (c *Capture) read() {
 	defer unix.Close(c.fd)
 	buf := make([]byte, 1<<17)
 	for {
-		n, from, err := unix.Recvfrom(c.fd, buf, 0)
+		// What was there before Stop has been read when nothing is left. Where
+		// packets keep coming, only not to wait for more finds that moment.
+		flags := 0
+		select {
+		case <-c.stop:
+			flags = unix.MSG_DONTWAIT
+		default:
+		}
+		n, from, err := unix.Recvfrom(c.fd, buf, flags)
 		if err != nil {
-			// What was there before Stop has been read when nothing is left.
-			if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-				select {
-				case <-c.stop:
-					return
-				default:
-					continue
-				}
+			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) && flags == 0 {
+				continue
 			}
 			if errors.Is(err, unix.ENETDOWN) {
 				continue // the interface went down; it may come back
