@@ -96,20 +96,10 @@ static __always_inline enum reason forward_away(struct __sk_buff *skb, const str
 	return forward == FORWARD_NODE ? PASS_TO_NODE : forward == FORWARD_IPIP ? PASS_IPIP : PASS_VXLAN;
 }
 
-static __always_inline enum reason decide_from_workload(struct __sk_buff *skb, struct packet *p, int *action)
+/* Why a packet that is not plain IP does not pass a workload's interface. */
+static __always_inline enum reason parsed_drop(enum parsed parsed)
 {
-	struct flow *flow;
-	enum reason reason;
-
-	switch (packet_parse(skb, p)) {
-	case PARSED_IP:
-		break;
-	case PARSED_ARP:
-		if (arp_answer(skb))
-			*action = bpf_redirect(skb->ifindex, 0);
-		return PASS_NEIGHBOR;
-	case PARSED_NEIGHBOR:
-		return PASS_NEIGHBOR;
+	switch (parsed) {
 	case PARSED_MULTICAST:
 		return DROP_MULTICAST;
 	case PARSED_FRAGMENT:
@@ -118,6 +108,27 @@ static __always_inline enum reason decide_from_workload(struct __sk_buff *skb, s
 		return DROP_MALFORMED;
 	default:
 		return DROP_UNSUPPORTED;
+	}
+}
+
+static __always_inline enum reason decide_from_workload(struct __sk_buff *skb, struct packet *p, int *action)
+{
+	struct flow *flow;
+	enum reason reason;
+	enum parsed parsed;
+
+	parsed = packet_parse(skb, p);
+	switch (parsed) {
+	case PARSED_IP:
+		break;
+	case PARSED_ARP:
+		if (arp_answer(skb))
+			*action = bpf_redirect(skb->ifindex, 0);
+		return PASS_NEIGHBOR;
+	case PARSED_NEIGHBOR:
+		return PASS_NEIGHBOR;
+	default:
+		return parsed_drop(parsed);
 	}
 	reason = flow_decide(skb, p, &flow, HOOK_FROM_WORKLOAD);
 	if (reason)
@@ -145,21 +156,17 @@ static __always_inline enum reason decide_to_workload(struct __sk_buff *skb, str
 {
 	struct flow *flow;
 	enum reason reason;
+	enum parsed parsed;
 
-	switch (packet_parse(skb, p)) {
+	parsed = packet_parse(skb, p);
+	switch (parsed) {
 	case PARSED_IP:
 		break;
 	case PARSED_ARP:
 	case PARSED_NEIGHBOR:
 		return PASS_NEIGHBOR;
-	case PARSED_MULTICAST:
-		return DROP_MULTICAST;
-	case PARSED_FRAGMENT:
-		return DROP_FRAGMENT;
-	case PARSED_MALFORMED:
-		return DROP_MALFORMED;
 	default:
-		return DROP_UNSUPPORTED;
+		return parsed_drop(parsed);
 	}
 	/* What the host has to say about a workload's packet: too big, time exceeded. */
 	if (p->icmp_error && !skb->ingress_ifindex)
@@ -188,18 +195,9 @@ static __always_inline enum reason decide_from_network(struct __sk_buff *skb, st
 	reason = encap_pop(skb, &outer);
 	if (reason)
 		return reason;
-	switch (packet_parse(skb, p)) {
-	case PARSED_IP:
-		break;
-	case PARSED_FRAGMENT:
-	case PARSED_MALFORMED:
-	case PARSED_EXTENSION:
-	case PARSED_MULTICAST:
-		/* Out of a tunnel it can only be for a workload; else it is the host's. */
+	/* Out of a tunnel it can only be for a workload; else it is the host's. */
+	if (packet_parse(skb, p) != PARSED_IP)
 		return outer.forward ? DROP_UNSUPPORTED : PASS_NOT_OURS;
-	default:
-		return outer.forward ? DROP_UNSUPPORTED : PASS_NOT_OURS;
-	}
 	destination = p->sender ? &p->key.a : &p->key.b;
 	if (!workload_slot(destination))
 		return PASS_NOT_OURS;
