@@ -1,0 +1,322 @@
+package dataplane_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"calico-xdp/pkg/control/dataplane"
+	"calico-xdp/pkg/control/desired"
+	"calico-xdp/tools/testbed"
+
+	"golang.org/x/sys/unix"
+)
+
+// foreign is a node of ours with a workload, 192.168.1.1 and fd01::1, and a host in
+// another subnet that runs nothing of ours, with a workload of its own, 192.168.2.1
+// and fd02::1.
+type foreign struct {
+	*testbed.Lab
+	node *node
+	host *testbed.Host
+	ours *testbed.Workload
+	its  *testbed.Workload
+}
+
+func newForeign(t *testing.T, encap desired.Encap) *foreign {
+	t.Helper()
+	f := &foreign{Lab: testbed.NewHosts(t, 2, 1, 2)}
+	f.node, f.host = newNode(t, f.Hosts[0], dataplane.Options{}), f.Hosts[1]
+	f.ours = f.node.workload(t, "calia", "192.168.1.1", "fd01::1")
+	f.its = f.host.AddWorkload(t, "calib", netip.MustParseAddr("192.168.2.1"), netip.MustParseAddr("fd02::1"))
+	f.its.SetMTU(t, "eth0", workloadMTU)
+	f.host.Sysctl(t, "net.ipv4.conf.calib.proxy_arp", "1")
+	f.host.AddRoute(t, "192.168.2.1/32", "", "calib")
+	f.host.AddRoute(t, "fd02::1/128", "", "calib")
+	f.node.deliver(t, "calia", f.ours.Addresses...)
+	route(t, f.node.Namespace, "192.168.2.0/26", f.node.Gateway4)
+	route(t, f.node.Namespace, "fd02::/122", f.node.Gateway6)
+	// Answers to our host come plain.
+	f.Router.AddRoute(t, "192.168.2.0/26", f.host.IPv4.Addr().String(), "eth2")
+	f.Router.AddRoute(t, "fd02::/122", f.host.IPv6.Addr().String(), "eth2")
+	f.node.knowsHost(f.host)
+	f.node.knowsPrefix(f.host, netip.MustParsePrefix("192.168.2.0/26"), encap)
+	f.node.knowsPrefix(f.host, netip.MustParsePrefix("fd02::/122"), encap)
+	f.node.sync(t)
+	return f
+}
+
+// wire turns the far end of an interface into a real NIC's: what leaves it is
+// segmented and has its checksums.
+func wire(t *testing.T, n *testbed.Namespace, iface string) {
+	t.Helper()
+	n.MustRun(t, "ethtool", "-K", iface, "tx", "off", "tso", "off", "gso", "off", "sg", "off")
+}
+
+// accepts makes the foreign host take what our host itself sends: it has no address in a
+// pool, so the answer does not leave through the tunnel.
+func (f *foreign) accepts(t *testing.T, device string) {
+	t.Helper()
+	f.host.Sysctl(t, "net.ipv4.conf."+strings.ReplaceAll(device, ".", "/")+".rp_filter", "2")
+}
+
+// vxlanDevices gives the foreign host what Calico gives a Linux node: a vxlan device
+// per family, and of each other node the neighbour, the forwarding entry, the route.
+func (f *foreign) vxlanDevices(t *testing.T, options ...string) {
+	t.Helper()
+	peer, own := vxlanMAC(f.node.Host).String(), vxlanMAC(f.host).String()
+	for _, d := range []struct {
+		name, local, remote, address, gateway, prefix string
+		options                                       []string
+	}{
+		{"vxlan.calico", "10.10.2.3", "10.10.1.2", "192.168.2.0/32", "192.168.1.0", "192.168.1.0/26", options},
+		{"vxlan-v6.calico", "fd10:10:2::3", "fd10:10:1::2", "fd02::/128", "fd01::", "fd01::/122", append([]string{"udp6zerocsumrx"}, options...)},
+	} {
+		do := func(command string) { f.host.MustRun(t, strings.Fields(command)...) }
+		do(fmt.Sprintf("ip link add %s address %s mtu %d type vxlan id %d dstport 4789 nolearning local %s dev eth0 %s",
+			d.name, own, workloadMTU, vni, d.local, strings.Join(d.options, " ")))
+		do("ip link set " + d.name + " up")
+		do("ip address add " + d.address + " dev " + d.name)
+		do(fmt.Sprintf("bridge fdb add %s dev %s dst %s self permanent", peer, d.name, d.remote))
+		do(fmt.Sprintf("ip neigh add %s lladdr %s dev %s nud permanent", d.gateway, peer, d.name))
+		do(fmt.Sprintf("ip route add %s via %s dev %s onlink", d.prefix, d.gateway, d.name))
+	}
+}
+
+// Our VXLAN and Linux's.
+func TestVXLANWithLinux(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		options []string
+		real    bool // the fabric is one of real NICs
+	}{
+		{"with outer checksums", []string{"udpcsum", "noudp6zerocsumtx"}, false},
+		{"without outer checksums", []string{"noudpcsum", "udp6zerocsumtx"}, false},
+		{"segmented on the way", []string{"noudpcsum", "udp6zerocsumtx"}, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := newForeign(t, desired.EncapVXLAN)
+			f.vxlanDevices(t, test.options...)
+			if test.real {
+				for _, h := range f.Hosts {
+					wire(t, f.Fabric, h.Port)
+					wire(t, h.Namespace, "eth0")
+				}
+			}
+			left := testbed.StartCapture(t, f.node.Namespace, "calia")
+			for i, its := range f.its.Addresses {
+				exchange(t, f.ours.Namespace, f.its.Namespace, its)
+				exchange(t, f.its.Namespace, f.ours.Namespace, f.ours.Addresses[i])
+			}
+			// The host itself, with the address of its device.
+			exchange(t, f.ours.Namespace, f.host.Namespace, netip.MustParseAddr("192.168.2.0"))
+			exchange(t, f.host.Namespace, f.ours.Namespace, f.ours.Addresses[0])
+			exchange(t, f.host.Namespace, f.ours.Namespace, f.ours.Addresses[1])
+			f.accepts(t, "vxlan.calico")
+			for _, its := range f.its.Addresses {
+				exchange(t, f.node.Namespace, f.its.Namespace, its)
+			}
+			f.gso(t, left)
+			if t.Failed() {
+				t.Logf("%s\n%s", f.node.counts(t), f.host.MustRun(t, "ip", "-s", "link"))
+			}
+		})
+	}
+}
+
+// gso checks that our workload's TCP left it in large pieces, to both families.
+func (f *foreign) gso(t *testing.T, left *testbed.Capture) {
+	t.Helper()
+	for _, start := range []string{"IP 192.168.1.1 > 192.168.2.1: TCP", "IP6 fd01::1 > fd02::1: TCP"} {
+		largest := 0
+		for _, p := range left.Packets() {
+			if strings.HasPrefix(p.String(), start) {
+				largest = max(largest, len(p.Data))
+			}
+		}
+		if largest < 4000 {
+			t.Errorf("%s …: the largest has %d bytes: no GSO", start, largest)
+		}
+	}
+}
+
+// ipipEndpoint is RFC 2003 in user space: what the host routes to the interface ipip0
+// leaves in IPIP to remote, what remote sends in IPIP comes out of ipip0.
+func ipipEndpoint(t *testing.T, h *testbed.Host, remote netip.Addr) {
+	t.Helper()
+	var tun *os.File
+	var receive net.PacketConn
+	send := -1
+	err := h.Do(func() (err error) {
+		if tun, err = openTun("ipip0"); err != nil {
+			return err
+		}
+		if receive, err = net.ListenPacket("ip4:4", h.IPv4.Addr().String()); err != nil {
+			return err
+		}
+		send, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 2)
+	go func() { done <- encapsulate(tun, send, h.IPv4.Addr(), remote) }()
+	go func() { done <- decapsulate(tun, receive, remote) }()
+	t.Cleanup(func() {
+		err := errors.Join(tun.Close(), receive.Close())
+		for range 2 {
+			if e := <-done; !errors.Is(e, os.ErrClosed) && !errors.Is(e, net.ErrClosed) {
+				err = errors.Join(err, e)
+			}
+		}
+		if err = errors.Join(err, unix.Close(send)); err != nil {
+			t.Error(err)
+		}
+	})
+	h.SetMTU(t, "ipip0", 1480)
+	h.SetUp(t, "ipip0")
+}
+
+func openTun(name string) (*os.File, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	request, err := unix.NewIfreq(name)
+	if err == nil {
+		request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("tun %s: %w", name, err), unix.Close(fd))
+	}
+	return os.NewFile(uintptr(fd), "/dev/net/tun"), nil
+}
+
+func encapsulate(tun *os.File, send int, local, remote netip.Addr) error {
+	buf := make([]byte, 1<<16)
+	for {
+		n, err := tun.Read(buf[20:])
+		if err != nil {
+			return err
+		}
+		if buf[20]>>4 != 4 {
+			continue // the kernel's own IPv6 chatter
+		}
+		outer := buf[:20]
+		clear(outer)
+		outer[0], outer[1] = 0x45, buf[21] // TOS is the inner one's
+		binary.BigEndian.PutUint16(outer[2:], uint16(20+n))
+		outer[6] = buf[26] & 0x40 // so is DF
+		outer[8], outer[9] = 64, unix.IPPROTO_IPIP
+		copy(outer[12:], local.AsSlice())
+		copy(outer[16:], remote.AsSlice())
+		// The kernel fills in the checksum and, if it is 0, the id.
+		if err := unix.Sendto(send, buf[:20+n], 0, &unix.SockaddrInet4{Addr: remote.As4()}); err != nil {
+			return fmt.Errorf("send IPIP: %w", err)
+		}
+	}
+}
+
+func decapsulate(tun *os.File, receive net.PacketConn, remote netip.Addr) error {
+	buf := make([]byte, 1<<16)
+	for {
+		n, from, err := receive.ReadFrom(buf) // without its outer header
+		if err != nil {
+			return err
+		}
+		if from.String() != remote.String() {
+			continue
+		}
+		if _, err := tun.Write(buf[:n]); err != nil {
+			return fmt.Errorf("inner packet of %d bytes: %w", n, err)
+		}
+	}
+}
+
+// Our IPIP and one that is written by the RFC.
+func TestIPIPWithForeignEndpoint(t *testing.T) {
+	f := newForeign(t, desired.EncapIPIP)
+	ipipEndpoint(t, f.host, f.node.IPv4.Addr())
+	f.host.AddAddress(t, "ipip0", "192.168.2.0/32")
+	f.host.AddRoute(t, "192.168.1.0/26", "", "ipip0")
+	// A raw socket has no use for packets that are not segmented yet.
+	wire(t, f.Fabric, f.host.Port)
+	left := testbed.StartCapture(t, f.node.Namespace, "eth0")
+	its := f.its.Addresses[0]
+	exchange(t, f.ours.Namespace, f.its.Namespace, its)
+	exchange(t, f.its.Namespace, f.ours.Namespace, f.ours.Addresses[0])
+	exchange(t, f.ours.Namespace, f.host.Namespace, netip.MustParseAddr("192.168.2.0"))
+	exchange(t, f.host.Namespace, f.ours.Namespace, f.ours.Addresses[0])
+	f.accepts(t, "ipip0")
+	exchange(t, f.node.Namespace, f.its.Namespace, its)
+	largest := 0
+	for _, p := range left.Packets() {
+		if p.Outgoing && strings.Contains(p.String(), "IP 10.10.1.2 > 10.10.2.3: IPIP ttl 64 / IP 192.168.1.1 > 192.168.2.1: TCP") {
+			largest = max(largest, len(p.Data))
+		}
+	}
+	if largest < 4000 {
+		t.Errorf("the largest TCP packet in IPIP has %d bytes: no GSO", largest)
+	}
+	if t.Failed() {
+		t.Log(f.node.counts(t))
+	}
+}
+
+// What tcpdump makes of our packets.
+func TestTcpdumpReadsOurs(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		encap desired.Encap
+		outer []string
+		v6    bool
+	}{
+		{"IPIP", desired.EncapIPIP, []string{"proto IPIP (4)", "10.10.1.2 > 10.10.2.4: IP ("}, false},
+		{"VXLAN", desired.EncapVXLAN, []string{
+			"10.10.2.4.4789: [no cksum] VXLAN, flags [I] (0x08), vni 4096",
+			// None is allowed here too, for tunnels (RFC 6935), which tcpdump does not know.
+			"fd10:10:2::4.4789: [bad udp cksum 0x0000",
+		}, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := newFleet(t, dataplane.Options{})
+			wire(t, f.nodes[0].Namespace, "eth0")
+			wire(t, f.nodes[2].Namespace, "eth0")
+			f.connect(t, test.encap, test.encap)
+			seen := testbed.StartCapture(t, f.Fabric, f.Hosts[0].Port)
+			for _, addr := range f.workloads[2].Addresses {
+				if addr.Is4() || test.v6 {
+					exchange(t, f.workloads[0].Namespace, f.workloads[2].Namespace, addr)
+				}
+			}
+			seen.Stop()
+			pcap := filepath.Join(t.TempDir(), "wire.pcap")
+			if err := seen.WritePcap(pcap); err != nil {
+				t.Fatal(err)
+			}
+			text := f.Fabric.MustRun(t, "tcpdump", "-nn", "-vv", "-r", pcap)
+			want := append(test.outer, "192.168.1.1 > 192.168.3.1: ICMP echo request", "(correct)", "[udp sum ok]")
+			for _, want := range want {
+				if !strings.Contains(text, want) {
+					t.Errorf("tcpdump does not say %q:\n%.4000s", want, text)
+				}
+			}
+			for _, bad := range []string{"bad cksum", "[bad", "incorrect", "wrong", "truncated", "missing", "unknown"} {
+				for line := range strings.Lines(text) {
+					if strings.Contains(strings.ReplaceAll(line, "[bad udp cksum 0x0000", ""), bad) {
+						t.Errorf("tcpdump: %s", line)
+						break
+					}
+				}
+			}
+		})
+	}
+}
