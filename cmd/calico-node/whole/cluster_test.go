@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -60,6 +61,17 @@ func build(run func() int) (int, error) {
 	return run(), nil
 }
 
+// watchSources looks at what the binaries are made of: `go test` takes an old
+// result for the new one until something changes that a test has looked at.
+func watchSources(t *testing.T) {
+	t.Helper()
+	for _, dir := range []string{"../../../cmd", "../../../pkg"} {
+		if err := filepath.WalkDir(dir, func(_ string, _ fs.DirEntry, err error) error { return err }); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // cluster is hosts with daemons, and their datastore.
 type cluster struct {
 	*testing.T
@@ -93,6 +105,7 @@ const pools = `
 // newCluster makes hosts, starts their daemons and waits until all are ready.
 func newCluster(t *testing.T, o options) *cluster {
 	t.Helper()
+	watchSources(t)
 	testbed.CheckNoLeaks(t)
 	c := &cluster{T: t}
 	if !o.embedded {

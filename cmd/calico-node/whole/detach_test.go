@@ -31,6 +31,7 @@ func TestDetach(t *testing.T) {
 		n.restart()
 	}
 	client, far := c.attach(a, "vxlan", "client"), c.attach(b, "vxlan", "db-far")
+	client2 := c.attach(b, "vxlan", "client-far")
 	c.attach(a, "ipip", "client-ipip")
 	c.attach(b, "ipip", "db-ipip")
 	c.apply(policyFor(80))
@@ -48,6 +49,22 @@ func TestDetach(t *testing.T) {
 	if out := b.MustRun(t, "tc", "filter", "show", "dev", "eth0", "ingress"); !strings.Contains(out, "bpf") {
 		t.Errorf("no filter on host2's eth0: %q", out)
 	}
+
+	// However programs are attached, a new daemon puts its own in their place
+	// without a gap.
+	traffic := &runs{c: c}
+	traffic.run("vxlan", client, client2, false)
+	traffic.run("vxlan, IPv6", client, client2, true)
+	for _, n := range c.nodes {
+		n.daemon.Kill()
+		traffic.goOn(n.name + " killed")
+		n.restart()
+		traffic.goOn(n.name + " back")
+		n.stop()
+		n.restart()
+	}
+	traffic.goOn("back")
+	traffic.end()
 
 	for round := range 2 {
 		for _, n := range c.nodes {
