@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"calico-xdp/pkg/maps"
 	"calico-xdp/tools/testbed"
@@ -265,4 +266,48 @@ func (n *node) traces(c *cluster, prefixes ...string) []string {
 		return len(left) == 0
 	})
 	return left
+}
+
+// TestEndpointMoves: an address goes from one host to the other and back. Those
+// who talk to it find it again, on both hosts, by the same flows.
+func TestEndpointMoves(t *testing.T) {
+	c := newCluster(t, options{subnets: []int{1, 1}})
+	a, b := c.nodes[0], c.nodes[1]
+	c.apply(openProfile)
+	here := script{n: a, iface: "cali0moves", role: "moves", addresses: []string{"10.65.200.1/32", "fd66::200:1/128"}}
+	there := here
+	there.n = b
+	var floods []*testbed.Flood
+	for i, n := range c.nodes {
+		s := script{n: n, iface: "cali0stays", role: "stays", addresses: []string{fmt.Sprintf("10.65.200.1%d/32", i), fmt.Sprintf("fd66::200:1%d/128", i)}}
+		w := s.plug(c)
+		s.put(c)
+		for _, to := range here.addresses {
+			floods = append(floods, testbed.StartFlood(t, w.Namespace, nil, netip.MustParsePrefix(to).Addr(), testbed.FloodOptions{Interval: 5 * time.Millisecond}))
+		}
+	}
+	here.plug(c)
+	there.plug(c)
+	goOn := func(when string) {
+		t.Helper()
+		for i, f := range floods {
+			if !f.Progresses(20) {
+				t.Errorf("%s: ping %d: %s", when, i, f.Report())
+			}
+		}
+	}
+	at, next := here, there
+	at.put(c)
+	goOn("at first")
+	for round := range 4 {
+		if round%2 == 0 {
+			at.delete(c)
+			next.put(c)
+		} else { // for a moment both have it
+			next.put(c)
+			at.delete(c)
+		}
+		at, next = next, at
+		goOn(fmt.Sprintf("round %d, on %s", round, at.n.name))
+	}
 }
