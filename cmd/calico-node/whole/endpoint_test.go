@@ -310,4 +310,5 @@ func TestEndpointMoves(t *testing.T) {
 		at, next = next, at
 		goOn(fmt.Sprintf("round %d, on %s", round, at.n.name))
 	}
+	stopAll(floods)
 }

@@ -234,4 +234,5 @@ func TestTwoUplinks(t *testing.T) {
 		t.Error("eth0 is back, the traffic is not")
 	}
 	goOn("eth0 is back", floods...)
+	stopAll(floods)
 }

@@ -287,3 +287,13 @@ func (r *runs) end() {
 		}
 	}
 }
+
+// stopAll ends floods that may have lost packets: each waits for those that are
+// late.
+func stopAll(floods []*testbed.Flood) {
+	var done sync.WaitGroup
+	for _, f := range floods {
+		done.Go(func() { f.Stop() })
+	}
+	done.Wait()
+}
