@@ -29,9 +29,6 @@ func detach(c *config, out io.Writer) error {
 	}
 	note(dataplane.Detach(c.pinDir))
 	routes, err := host.Detach()
-	for i := range routes {
-		routes[i] = "route " + routes[i]
-	}
 	note(routes, err)
 	for _, path := range []string{c.socket(), c.nodenameFile} {
 		if path == "" {
