@@ -122,7 +122,7 @@ func (c *Controller) round(ctx context.Context) error {
 		return err
 	}
 	if c.tables == nil || len(c.fresh) > 0 {
-		c.tables = c.o.Policy.Compile(c.resources)
+		c.tables = c.o.Policy.Compile(c.resources, c.fresh)
 	}
 	want := desired.Compute(desired.Input{
 		Node: c.o.Node, Config: c.o.Config, Resources: c.resources, Links: links,

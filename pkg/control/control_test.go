@@ -85,7 +85,7 @@ func (w *world) Links() ([]desired.Link, error) {
 	return slices.Clone(w.links), nil
 }
 
-func (w *world) Compile(s *api.Store) *policy.Tables {
+func (w *world) Compile(s *api.Store, _ []api.Change) *policy.Tables {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.compiled = len(api.All[*api.GlobalNetworkPolicy](s, api.KindGlobalNetworkPolicy))

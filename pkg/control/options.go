@@ -38,9 +38,10 @@ type Datastore interface {
 	Problems() map[api.Key]error
 }
 
-// Compiler compiles the policy for this node's endpoints.
+// Compiler compiles the policy for this node's endpoints. The changes are those of
+// the store since the last call.
 type Compiler interface {
-	Compile(*api.Store) *policy.Tables
+	Compile(*api.Store, []api.Change) *policy.Tables
 }
 
 // Links watches the host's interfaces.

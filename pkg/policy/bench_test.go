@@ -29,6 +29,13 @@ func cluster(endpoints, policies, nodes int) *api.Store {
 	return store
 }
 
+// update compiles a change of one resource.
+func update(c *policy.Compiler, store *api.Store, r api.Resource) *policy.Tables {
+	changes := []api.Change{change(r)}
+	store.Apply(changes[0])
+	return c.Compile(store, changes)
+}
+
 func change(r api.Resource) api.Change { return api.Change{Key: api.KeyOf(r), Resource: r} }
 
 func endpointOf(i, nodes int, app string) *api.WorkloadEndpoint {
@@ -73,26 +80,29 @@ func BenchmarkCompile(b *testing.B) {
 		store := cluster(size.endpoints, size.policies, size.nodes)
 		b.Run(name+"first", func(b *testing.B) {
 			for b.Loop() {
-				policy.NewCompiler(policytest.Node).Compile(store)
+				policy.NewCompiler(policytest.Node).Compile(store, nil)
 			}
 		})
 		compiler := policy.NewCompiler(policytest.Node)
-		compiler.Compile(store)
+		compiler.Compile(store, nil)
 		b.Run(name+"unchanged", func(b *testing.B) {
 			for b.Loop() {
-				compiler.Compile(store)
+				compiler.Compile(store, []api.Change{})
+			}
+		})
+		b.Run(name+"compared", func(b *testing.B) {
+			for b.Loop() {
+				compiler.Compile(store, nil)
 			}
 		})
 		b.Run(name+"label", func(b *testing.B) {
 			for i := 0; b.Loop(); i++ {
-				store.Apply(change(endpointOf(1, size.nodes, fmt.Sprint("app-", i%2))))
-				compiler.Compile(store)
+				update(compiler, store, endpointOf(1, size.nodes, fmt.Sprint("app-", i%2)))
 			}
 		})
 		b.Run(name+"rule", func(b *testing.B) {
 			for i := 0; b.Loop(); i++ {
-				store.Apply(change(policyOf(0, uint16(443+i%2))))
-				compiler.Compile(store)
+				update(compiler, store, policyOf(0, uint16(443+i%2)))
 			}
 		})
 	}

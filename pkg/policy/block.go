@@ -3,107 +3,192 @@ package policy
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
 	"calico-xdp/pkg/api"
 )
 
-// block is the clauses of one policy or profile in one direction.
-type block struct {
-	id        uint32 // of the content
+// ruleList is the rules of a policy or profile in one direction.
+type ruleList struct {
 	object    api.Key
-	clauses   []clause
-	sets      []*peerSet
-	ports     []*portSet
-	namesPort bool  // depends on the endpoints that there are
-	cause     error // the object as a whole is not valid
-	err       error // that, or a rule is not: what the object applies to is closed
-	problems  []Problem
-	used      uint64
+	namespace string
+	direction int
+	rules     []api.Rule
+	cause     error // the object as a whole is not valid: the list denies all
+
+	block *block // compiled; nil if it has to be
+	last  *block // compiled before; what has not changed is taken over from it
 }
 
-// alive says whether the block's number and its sets are all still there.
-func (b *block) alive(result uint64) bool {
-	return b.used+2 >= result &&
-		!slices.ContainsFunc(b.sets, func(s *peerSet) bool { return s.dead }) &&
-		!slices.ContainsFunc(b.ports, func(s *portSet) bool { return s.dead })
+// block is a compiled list of rules.
+type block struct {
+	id       uint64
+	list     *ruleList
+	rules    []*rule
+	clauses  int
+	names    []portName // whose numbers it depends on
+	err      error      // what it applies to is closed
+	problems []error
+
+	rulesets int // that have it
+	current  int // those of them that are in use
 }
 
-// touch marks the block and all that it refers to as used by this result.
-func (c *Compiler) touch(b *block) {
-	b.used = c.result
-	c.blockNumbers.touch(b.id, c.result)
-	for _, s := range b.sets {
-		s.used = c.result
+// rule is one rule of a block. Blocks that follow each other share those that are
+// the same.
+type rule struct {
+	text    *api.Rule
+	clauses []clause
+	names   bool  // depends on port names
+	err     error // errUnenforced, and what
+	blocks  int   // that have it
+}
+
+// say makes the list say something else. It returns false if that is the same.
+func (l *ruleList) say(rules []api.Rule, cause error) bool {
+	same := sameText(l.cause, cause) && len(l.rules) == len(rules)
+	for i := 0; same && i < len(rules); i++ {
+		same = sameRule(&l.rules[i], &rules[i])
 	}
-	for _, s := range b.ports {
-		s.used = c.result
+	l.rules, l.cause = rules, cause
+	if !same {
+		l.stale()
+	} else if l.block != nil {
+		for i, r := range l.block.rules {
+			r.text = &rules[i]
+		}
 	}
-	for _, p := range b.problems {
-		c.problems.add(p)
+	return !same
+}
+
+// stale makes the list be compiled anew when it is needed.
+func (l *ruleList) stale() {
+	if l.block != nil {
+		l.last, l.block = l.block, nil
 	}
 }
 
-// blockOf returns the block of these rules: the one there was, or a new one. A
-// cause makes it a block that denies all.
-func (c *Compiler) blockOf(old *block, object api.Key, namespace string, direction int, rules []api.Rule, cause error) *block {
-	if old != nil && old.used == c.result {
-		return old
+// blockOf compiles a list, unless that has been done.
+func (c *Compiler) blockOf(l *ruleList) *block {
+	if l.block != nil {
+		return l.block
 	}
-	if old != nil && !old.namesPort && old.alive(c.result) && sameText(old.cause, cause) {
-		c.touch(old)
-		return old
-	}
-	b := &block{object: object, cause: cause, err: cause}
-	for i := range rules {
-		if b.err != nil {
-			break
-		}
-		r, err := parseRule(&rules[i], i, namespace)
-		if err != nil {
-			err = fmt.Errorf("spec.%s[%d].%w", directions[direction], i, err)
-		}
-		if r == nil {
-			b.err = err
-			break
-		}
-		if err != nil {
-			b.problems = append(b.problems, Problem{Object: object, Err: err})
-		}
-		b.namesPort = b.namesPort || r.namesPort()
-		b.clauses = c.expand(b.clauses, r)
+	c.blocks++
+	b := &block{id: c.blocks, list: l, err: l.cause}
+	if b.err == nil {
+		b.rules, b.err = c.rulesOf(l, b)
 	}
 	if b.err != nil {
-		b.clauses = []clause{{action: Deny, index: -1}}
-		b.problems = []Problem{{Object: object, Err: b.err}}
+		b.rules, b.names, b.problems, b.clauses = nil, nil, []error{b.err}, 1
 	}
-	key := appendText(appendText(appendText(nil, object.Kind), object.Namespace), object.Name)
-	key = append(key, byte(direction))
-	for i := range b.clauses {
-		k := &b.clauses[i]
-		key = k.appendKey(key)
-		for side := range k.in {
-			b.sets = append(append(b.sets, k.in[side]...), k.out[side]...)
-			if k.ports[side].set != nil {
-				b.ports = append(b.ports, k.ports[side].set)
-			}
-		}
+	for _, r := range b.rules {
+		b.clauses += len(r.clauses)
+		r.blocks++
 	}
-	b.id, _ = c.blockNumbers.take(key, c.result, func() struct{} { return struct{}{} })
-	c.touch(b)
+	for _, name := range b.names {
+		c.ports.use(name, b)
+	}
+	l.block, l.last = b, nil
 	return b
 }
 
-// policyBlock returns the block of a policy that applies to somebody here.
-func (c *Compiler) policyBlock(p *policySource, direction int, t *tier) *block {
-	cause := p.err
-	if cause == nil && !t.exists {
-		cause = fmt.Errorf("spec.tier: %q does not exist", t.name)
+// rulesOf compiles the rules of a list, or takes over those of the block before:
+// all but the ones between the first and the last that differ.
+func (c *Compiler) rulesOf(l *ruleList, b *block) ([]*rule, error) {
+	var old []*rule
+	if l.last != nil {
+		old = l.last.rules
 	}
-	p.blocks[direction] = c.blockOf(p.blocks[direction], p.key, p.namespace, direction, p.rules[direction], cause)
-	return p.blocks[direction]
+	rules := make([]*rule, len(l.rules))
+	parsed := make([]*parsedRule, len(l.rules))
+	take := func(i int, r *rule) bool {
+		if r.names || !sameRule(r.text, &l.rules[i]) {
+			return false
+		}
+		rules[i], r.text = r, &l.rules[i]
+		return true
+	}
+	first, last := 0, len(rules)
+	for first < min(last, len(old)) && take(first, old[first]) {
+		first++
+	}
+	for left := len(old); last > first && left > first && take(last-1, old[left-1]); left-- {
+		last--
+	}
+	for i := first; i < last; i++ {
+		r, err := parseRule(&l.rules[i], l.namespace)
+		if r == nil {
+			return nil, l.at(i, err)
+		}
+		parsed[i], rules[i] = r, &rule{text: &l.rules[i], err: err}
+	}
+	for i, r := range rules {
+		if p := parsed[i]; p != nil {
+			r.clauses = c.expand(p)
+			names := p.portNames()
+			r.names = len(names) > 0
+			b.names = append(b.names, names...)
+			c.hold(r)
+		}
+		if r.err != nil {
+			b.problems = append(b.problems, l.at(i, r.err))
+		}
+	}
+	return rules, nil
+}
+
+// at says which rule an error is about.
+func (l *ruleList) at(i int, err error) error {
+	return fmt.Errorf("spec.%s[%d].%w", directions[l.direction], i, err)
+}
+
+// hold keeps what a rule asks for.
+func (c *Compiler) hold(r *rule) {
+	for i := range r.clauses {
+		for _, t := range r.clauses[i].terms {
+			if t != nil {
+				t.rules++
+			}
+		}
+	}
+}
+
+// releaseBlock takes a block from a ruleset.
+func (c *Compiler) releaseBlock(b *block) {
+	if b.rulesets--; b.rulesets > 0 {
+		return
+	}
+	if b.list.block == b {
+		b.list.block = nil
+	}
+	if b.list.last == b {
+		b.list.last = nil
+	}
+	for _, name := range b.names {
+		c.ports.release(name, b)
+	}
+	for _, r := range b.rules {
+		if r.blocks--; r.blocks > 0 {
+			continue
+		}
+		for i := range r.clauses {
+			for part, t := range r.clauses[i].terms {
+				c.spaceOf(part).release(t)
+			}
+		}
+	}
+}
+
+// spaceOf is the space of one part of a packet.
+func (c *Compiler) spaceOf(part int) *space {
+	switch part {
+	case sourcePorts:
+		return c.sourcePorts.space
+	case destinationPorts:
+		return c.destinationPorts.space
+	}
+	return c.addresses.space
 }
 
 // allowProfile exists in every Calico cluster without being stored.
@@ -111,38 +196,98 @@ const allowProfile = "projectcalico-default-allow"
 
 var errNoProfile = errors.New("does not exist")
 
-// profileSource is a profile that an endpoint here names, whether it exists or
-// not.
-type profileSource struct {
-	resource *api.Profile
-	blocks   [2]*block
-	used     uint64
+// profile is a profile that exists or that somebody names.
+type profile struct {
+	name     string
+	resource *api.Profile // nil: it does not exist
+	lists    [2]*ruleList
+	heirs    map[*peer]struct{} // that have its labels
+	kinds    map[*kind]struct{} // that have its rules
 }
 
-// profileBlock returns the block of a profile; one that does not exist denies
-// all.
-func (c *Compiler) profileBlock(name string, direction int) *block {
-	key := api.Key{Kind: api.KindProfile, Name: name}
-	s := c.profileSources[name]
-	if profile := c.profiles[key]; s == nil || s.resource != profile {
-		s = &profileSource{resource: profile}
-		c.profileSources[name] = s
+// profile returns the profile of this name.
+func (c *Compiler) profile(name string) *profile {
+	p := c.profiles[name]
+	if p != nil {
+		return p
 	}
-	s.used = c.result
-	var rules []api.Rule
-	var cause error
-	switch {
-	case s.resource != nil && direction == ingress:
-		rules = s.resource.Spec.Ingress
-	case s.resource != nil:
-		rules = s.resource.Spec.Egress
-	case name == allowProfile:
-		rules = []api.Rule{{Action: v3.Allow}}
-	default:
-		cause = errNoProfile
+	p = &profile{name: name, heirs: make(map[*peer]struct{}), kinds: make(map[*kind]struct{})}
+	c.profiles[name] = p
+	for direction := range p.lists {
+		p.lists[direction] = &ruleList{object: api.Key{Kind: api.KindProfile, Name: name}, direction: direction}
 	}
-	s.blocks[direction] = c.blockOf(s.blocks[direction], key, "", direction, rules, cause)
-	return s.blocks[direction]
+	p.say()
+	return p
+}
+
+// say makes the profile's lists say what its resource does; it returns false if
+// they did already.
+func (p *profile) say() (changed bool) {
+	for direction, l := range p.lists {
+		var rules []api.Rule
+		var cause error
+		switch {
+		case p.resource != nil && direction == ingress:
+			rules = p.resource.Spec.Ingress
+		case p.resource != nil:
+			rules = p.resource.Spec.Egress
+		case p.name == allowProfile:
+			rules = []api.Rule{{Action: v3.Allow}}
+		default:
+			cause = errNoProfile
+		}
+		changed = l.say(rules, cause) || changed
+	}
+	return changed
+}
+
+// readProfile makes a profile agree with its resource; nil if there is none.
+func (c *Compiler) readProfile(name string, r *api.Profile) {
+	p := c.profiles[name]
+	if p == nil && r == nil || p != nil && p.resource == r {
+		return
+	}
+	p = c.profile(name)
+	labels := func(r *api.Profile) map[string]string {
+		if r == nil {
+			return nil
+		}
+		return r.Spec.LabelsToApply
+	}
+	if had, has := labels(p.resource), labels(r); !sameLabels(had, has) {
+		for x := range p.heirs {
+			if !x.stale {
+				x.stale = true
+				c.stale = append(c.stale, x.key)
+			}
+		}
+	}
+	p.resource = r
+	if p.say() {
+		for k := range p.kinds {
+			c.touch(k)
+		}
+	}
+	c.tidyProfile(p)
+}
+
+// tidyProfile forgets a profile that does not exist and nobody names.
+func (c *Compiler) tidyProfile(p *profile) {
+	if p.resource == nil && len(p.heirs)+len(p.kinds) == 0 {
+		delete(c.profiles, p.name)
+	}
+}
+
+func sameLabels(a, b map[string]string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for k, v := range a {
+		if w, ok := b[k]; !ok || w != v {
+			return false
+		}
+	}
+	return true
 }
 
 func sameText(a, b error) bool {

@@ -69,15 +69,18 @@ func TestNoPacketSeesHalfAChange(t *testing.T) {
 		store := policytest.Stores().Draw(t, "store")
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
 		compiler := policy.NewCompiler(policytest.Node)
-		history := []*policy.Tables{compiler.Compile(store)}
+		history := []*policy.Tables{snapshot(compiler.Compile(store, nil))}
 		for range rapid.IntRange(1, 6).Draw(t, "steps") {
 			rulesOnly := rapid.Bool().Draw(t, "rules only")
-			for _, c := range policytest.Changes().Draw(t, "changes") {
-				if !rulesOnly || c.Key.Kind == "GlobalNetworkPolicy" || c.Key.Kind == "NetworkPolicy" || c.Key.Kind == "Tier" {
-					store.Apply(c)
-				}
+			changes := policytest.Changes().Draw(t, "changes")
+			changes = slices.DeleteFunc(changes, func(c api.Change) bool {
+				return rulesOnly && c.Key.Kind != "GlobalNetworkPolicy" && c.Key.Kind != "NetworkPolicy" && c.Key.Kind != "Tier"
+			})
+			for _, c := range changes {
+				store.Apply(c)
 			}
-			old, fresh := history[len(history)-1], compiler.Compile(store)
+			old, fresh := history[len(history)-1], snapshot(compiler.Compile(store, changes))
+			tellsWhatChanged(t, old, fresh)
 			agree(t, store, fresh, rng.Uint64(), 3)
 			for key, rulesets := range old.Endpoints {
 				for range 5 {
@@ -141,12 +144,12 @@ func numbersKeepTheirMeaning(t *rapid.T, history []*policy.Tables) {
 						t.Fatalf("class %d of %s means something else", class, prefix)
 					}
 				}
-				for _, r := range old.SourcePorts {
+				for r := range old.SourcePorts.Ranges() {
 					if !sameVector(was.SourcePorts, is.SourcePorts, uint32(r.Class)) {
 						t.Fatalf("class %d of source port %+v means something else", r.Class, r)
 					}
 				}
-				for _, r := range old.DestinationPorts {
+				for r := range old.DestinationPorts.Ranges() {
 					if !sameVector(was.DestinationPorts, is.DestinationPorts, uint32(r.Class)) {
 						t.Fatalf("class %d of destination port %+v means something else", r.Class, r)
 					}
@@ -165,14 +168,14 @@ func settles(t interface {
 	t.Helper()
 	var last, tables *policy.Tables
 	for range 5 {
-		last, tables = tables, compiler.Compile(store)
+		last, tables = tables, snapshot(compiler.Compile(store, []api.Change{}))
 	}
 	if !same(last, tables) {
 		t.Fatalf("the same store again gives\n%+v\nafter\n%+v", tables, last)
 	}
-	fresh := policy.NewCompiler(policytest.Node).Compile(store)
+	fresh := policy.NewCompiler(policytest.Node).Compile(store, nil)
 	if len(fresh.Rulesets) != len(tables.Rulesets) || len(fresh.Peers) != len(tables.Peers) ||
-		len(fresh.SourcePorts) != len(tables.SourcePorts) || len(fresh.DestinationPorts) != len(tables.DestinationPorts) {
+		ranges(fresh.SourcePorts) != ranges(tables.SourcePorts) || ranges(fresh.DestinationPorts) != ranges(tables.DestinationPorts) {
 		t.Fatalf("after changes\n%+v\nafresh\n%+v", tables, fresh)
 	}
 	return tables
@@ -185,8 +188,8 @@ func same(a, b *policy.Tables) bool {
 		}
 		return out
 	}
-	return reflect.DeepEqual(a.Peers, b.Peers) && a.PeerClasses == b.PeerClasses && a.PortClasses == b.PortClasses &&
-		slices.Equal(a.SourcePorts, b.SourcePorts) && slices.Equal(a.DestinationPorts, b.DestinationPorts) &&
+	return reflect.DeepEqual(a.Peers, b.Peers) && a.PeerClasses == b.PeerClasses &&
+		reflect.DeepEqual(a.SourcePorts, b.SourcePorts) && reflect.DeepEqual(a.DestinationPorts, b.DestinationPorts) &&
 		reflect.DeepEqual(a.Endpoints, b.Endpoints) && slices.Equal(problems(a), problems(b)) &&
 		reflect.DeepEqual(keys(a.Rulesets), keys(b.Rulesets)) && sameRulesets(a, b)
 }
@@ -210,13 +213,33 @@ func sameRulesets(a, b *policy.Tables) bool {
 				return false
 			}
 		}
-		for class := range uint32(a.PortClasses) {
-			if !sameVector(r.SourcePorts, s.SourcePorts, class) || !sameVector(r.DestinationPorts, s.DestinationPorts, class) {
+		for class := range portClasses(a.SourcePorts) {
+			if !sameVector(r.SourcePorts, s.SourcePorts, class) {
+				return false
+			}
+		}
+		for class := range portClasses(a.DestinationPorts) {
+			if !sameVector(r.DestinationPorts, s.DestinationPorts, class) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// portClasses is one more than the highest class of the ports.
+func portClasses(t policy.PortTable) (n uint32) {
+	for r := range t.Ranges() {
+		n = max(n, uint32(r.Class)+1)
+	}
+	return max(n, 1)
+}
+
+func ranges(t policy.PortTable) (n int) {
+	for range t.Ranges() {
+		n++
+	}
+	return n
 }
 
 // sameVector compares the rows of one class.

@@ -1,47 +1,23 @@
 package policy
 
 import (
-	"encoding/binary"
+	"net/netip"
 	"slices"
 )
 
+// The parts of a packet that rules ask about; those of addresses are the sides.
+const (
+	sourcePorts = destination + 1 + iota
+	destinationPorts
+	parts
+)
+
 // clause is a rule as the classifier knows it: what it asks for is resolved to
-// sets. A rule that names ports becomes several clauses, one for each port
-// number that the name stands for somewhere.
+// sets. A rule that names ports becomes several clauses, one for each port number
+// that the name stands for somewhere.
 type clause struct {
 	action Action
-	index  int // of the rule in its policy's or profile's list; -1: none of them
-	// The addresses of a side are in all sets of in and in none of out.
-	in, out [2][]*peerSet
-	ports   [2]portMatch
-}
-
-// portMatch asks for ports in a set, or out of it. No set: any.
-type portMatch struct {
-	set *portSet
-	not bool
-}
-
-// appendKey appends what tells the clause from others.
-func (c *clause) appendKey(b []byte) []byte {
-	b = binary.AppendVarint(append(b, byte(c.action)), int64(c.index))
-	for side := range c.in {
-		for _, list := range [][]*peerSet{c.in[side], c.out[side]} {
-			b = binary.AppendUvarint(b, uint64(len(list)))
-			for _, s := range list {
-				b = binary.AppendUvarint(b, uint64(s.id))
-			}
-		}
-		port := uint64(0)
-		if p := c.ports[side]; p.set != nil {
-			port = uint64(p.set.id) << 1
-			if p.not {
-				port |= 1
-			}
-		}
-		b = binary.AppendUvarint(b, port)
-	}
-	return b
+	terms  [parts]*term
 }
 
 // cell is one case of one side of a rule: some ports, and what is asked of the
@@ -49,31 +25,40 @@ func (c *clause) appendKey(b []byte) []byte {
 type cell struct {
 	ports   spans
 	any     bool // all ports: nothing asked
-	in, out []*peerSet
+	in, out []*set
 }
 
-// expand appends the clauses of a rule.
-func (c *Compiler) expand(clauses []clause, r *parsedRule) []clause {
+// expand returns the clauses of a rule.
+func (c *Compiler) expand(r *parsedRule) (clauses []clause) {
 	if r.never {
-		return clauses
+		return nil
+	}
+	asksFamily := r.family != 0 && len(r.sides[source].nets)+len(r.sides[destination].nets) == 0
+	to := c.cells(r, destination)
+	if len(to) == 0 {
+		return nil
 	}
 	for _, from := range c.cells(r, source) {
-		for _, to := range c.cells(r, destination) {
-			k := clause{action: r.action, index: r.index}
-			k.in = [2][]*peerSet{from.in, to.in}
-			k.out = [2][]*peerSet{from.out, to.out}
-			switch r.family {
-			case 4:
-				k.in[source] = append(slices.Clip(k.in[source]), c.ipv4)
-			case 6:
-				k.out[source] = append(slices.Clip(k.out[source]), c.ipv4)
+		if asksFamily {
+			if r.family == 4 {
+				from.in = append(slices.Clip(from.in), c.addresses.ipv4)
+			} else {
+				from.out = append(slices.Clip(from.out), c.addresses.ipv4)
 			}
-			if !from.any {
-				k.ports[source].set = c.ports.of(false, r.protocol, from.ports)
-			}
+		}
+		k := clause{action: r.action}
+		k.terms[source] = c.addresses.term(slices.Clone(from.in), slices.Clone(from.out))
+		if !from.any {
+			k.terms[sourcePorts] = c.sourcePorts.term([]*set{c.sourcePorts.setOf(r.protocol, from.ports)}, nil)
+		}
+		for _, to := range to {
+			k.terms[destination] = c.addresses.term(slices.Clone(to.in), slices.Clone(to.out))
 			if !r.anyProtocol {
-				k.ports[destination].set = c.ports.of(true, r.protocol, to.ports)
-				k.ports[destination].not = r.exclude
+				in, out := []*set{c.destinationPorts.setOf(r.protocol, to.ports)}, []*set(nil)
+				if r.exclude {
+					in, out = out, in
+				}
+				k.terms[destinationPorts] = c.destinationPorts.term(in, out)
 			}
 			clauses = append(clauses, k)
 		}
@@ -88,17 +73,17 @@ func (c *Compiler) cells(r *parsedRule, side int) []cell {
 	s := &r.sides[side]
 	var base cell
 	if len(s.nets) > 0 {
-		base.in = append(base.in, c.sets.ofNets(s.nets))
+		base.in = append(base.in, c.addresses.setOfNets(ofFamily(s.nets, r.family)))
 	}
 	if len(s.notNets) > 0 {
-		base.out = append(base.out, c.sets.ofNets(s.notNets))
+		base.out = append(base.out, c.addresses.setOfNets(s.notNets))
 	}
 	if s.not != nil {
-		base.out = append(base.out, c.sets.ofMatch(s.not))
+		base.out = append(base.out, c.setOf(s.not))
 	}
 	nets := slices.Clip(base.in)
 	if s.match != nil {
-		base.in = append(base.in, c.sets.ofMatch(s.match))
+		base.in = append(base.in, c.setOf(s.match))
 	}
 	base.any = !s.asksPorts()
 	if len(s.names)+len(s.notNames) == 0 {
@@ -108,7 +93,7 @@ func (c *Compiler) cells(r *parsedRule, side int) []cell {
 		return []cell{base}
 	}
 
-	named, notNamed := c.peers.resolve(s.names, r.protocol), c.peers.resolve(s.notNames, r.protocol)
+	named, notNamed := c.ports.resolve(s.names, r.protocol), c.ports.resolve(s.notNames, r.protocol)
 	cases := newSpans(slices.Concat(named, notNamed)...)
 	var cells []cell
 	for _, number := range cases.numbers() {
@@ -120,10 +105,10 @@ func (c *Compiler) cells(r *parsedRule, side int) []cell {
 			if !named.contains(number) {
 				continue
 			}
-			at.in = append(nets, c.sets.ofMatch(s.withPort(s.names, r.protocol, number)))
+			at.in = append(nets, c.setOf(s.withPort(s.names, r.protocol, number)))
 		}
 		if notNamed.contains(number) {
-			at.out = append(slices.Clip(at.out), c.sets.ofMatch(s.withPort(s.notNames, r.protocol, number)))
+			at.out = append(slices.Clip(at.out), c.setOf(s.withPort(s.notNames, r.protocol, number)))
 		}
 		cells = append(cells, at)
 	}
@@ -133,6 +118,14 @@ func (c *Compiler) cells(r *parsedRule, side int) []cell {
 		cells = append(cells, base)
 	}
 	return cells
+}
+
+// ofFamily leaves out the networks that the rule's family (0: any) excludes.
+func ofFamily(nets []netip.Prefix, family int) []netip.Prefix {
+	if family == 0 {
+		return nets
+	}
+	return slices.DeleteFunc(slices.Clone(nets), func(n netip.Prefix) bool { return n.Addr().Is4() != (family == 4) })
 }
 
 // withPort is the side's match, or any endpoint, with a port of one of these

@@ -3,9 +3,9 @@ package policy
 import (
 	"encoding/binary"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -21,17 +21,30 @@ const (
 	namespaceProfileNames = "kns."
 )
 
-// inScope is a label that no resource can have. An identity's namespace (service
-// account) has it if it exists at all.
-const inScope = "//in-scope"
+// Labels that no resource can have.
+const (
+	inScope  = "//in-scope" // an identity's namespace (service account) has it if it exists at all
+	anybody  = "//anybody"  // every identity has it
+	namesOne = "//port"     // of an identity that names a port
+)
 
 // identity is all that a selector can tell endpoints and network sets apart by:
 // the effective labels and the named ports. Those that are alike share one.
 type identity struct {
-	labels map[string]string
+	key    string
+	labels []label     // sorted
 	ports  []namedPort // sorted
-	used   uint64
+	// traits are what indexes find it by: the labels, and what else a match may ask.
+	traits []label
+	at     [indexes][]int32 // where among those with the same trait
+
+	peers    []*peer         // who has it
+	sets     []*set          // that rules ask for and that have it, by id
+	kinds    []*kind         // local endpoints that have it
+	policies []*policySource // that select it, if it has kinds
 }
+
+type label struct{ name, value string }
 
 // namedPort is a port that an endpoint gives a name to.
 type namedPort struct {
@@ -40,181 +53,91 @@ type namedPort struct {
 	number   uint16
 }
 
+func (p namedPort) trait() label {
+	return label{namesOne, strconv.Itoa(int(p.protocol)) + "/" + strconv.Itoa(int(p.number)) + "/" + p.name}
+}
+
+// label returns the value of a label, and whether there is one.
+func (i *identity) label(name string) (string, bool) {
+	for k := range i.labels {
+		if i.labels[k].name == name {
+			return i.labels[k].value, true
+		}
+	}
+	return "", false
+}
+
 // scope looks up the labels of an identity's namespace or service account, which
 // it has under a prefix; member is the label that it has if it is in any at all.
 func (i *identity) scope(prefix, member string) func(string) (string, bool) {
 	return func(name string) (value string, ok bool) {
 		if name == inScope {
-			_, ok = i.labels[member]
+			_, ok = i.label(member)
 			return "", ok
 		}
-		value, ok = i.labels[prefix+name]
-		return value, ok
-	}
-}
-
-// peer is an endpoint or a network set: an identity and where it is.
-type peer struct {
-	key      api.Key
-	identity *identity
-	prefixes []netip.Prefix
-	problem  error
-
-	// What it was made from: unless one of them changes, it need not be made again.
-	resource api.Resource
-	profiles []*api.Profile
-	used     uint64
-}
-
-// portName is a port's name and the protocol that it is a port of.
-type portName struct {
-	name     string
-	protocol uint8
-}
-
-// peers keeps a peer for each endpoint and network set of the store.
-type peers struct {
-	byKey      map[api.Key]*peer
-	identities map[string]*identity
-	// numbers are what port names stand for, wherever they do.
-	numbers map[portName]spans
-}
-
-func newPeers() *peers {
-	return &peers{byKey: make(map[api.Key]*peer), identities: make(map[string]*identity), numbers: make(map[portName]spans)}
-}
-
-// update makes the peers agree with the store.
-func (ps *peers) update(store *api.Store, profiles map[api.Key]*api.Profile, result uint64) {
-	for key, r := range api.All[*api.WorkloadEndpoint](store, api.KindWorkloadEndpoint) {
-		ps.put(key, r, r.Spec.Profiles, profiles, result, func(p *peer) (map[string]string, []namedPort) {
-			p.prefixes, p.problem = parsePrefixes("spec.ipNetworks", r.Spec.IPNetworks)
-			return workloadLabels(r), workloadPorts(r.Spec.Ports)
-		})
-	}
-	for key, r := range api.All[*api.HostEndpoint](store, api.KindHostEndpoint) {
-		ps.put(key, r, r.Spec.Profiles, profiles, result, func(p *peer) (map[string]string, []namedPort) {
-			p.prefixes, p.problem = parsePrefixes("spec.expectedIPs", r.Spec.ExpectedIPs)
-			return r.Labels, hostPorts(r.Spec.Ports)
-		})
-	}
-	for key, r := range api.All[*api.GlobalNetworkSet](store, api.KindGlobalNetworkSet) {
-		ps.put(key, r, nil, profiles, result, func(p *peer) (map[string]string, []namedPort) {
-			p.prefixes, p.problem = parsePrefixes("spec.nets", r.Spec.Nets)
-			return r.Labels, nil
-		})
-	}
-	for key, r := range api.All[*api.NetworkSet](store, api.KindNetworkSet) {
-		inherit := []string{namespaceProfileNames + r.Namespace}
-		ps.put(key, r, inherit, profiles, result, func(p *peer) (map[string]string, []namedPort) {
-			p.prefixes, p.problem = parsePrefixes("spec.nets", r.Spec.Nets)
-			labels := maps.Clone(r.Labels)
-			if labels == nil {
-				labels = make(map[string]string)
-			}
-			labels[v3.LabelNamespace] = r.Namespace
-			return labels, nil
-		})
-	}
-	maps.DeleteFunc(ps.byKey, func(_ api.Key, p *peer) bool { return p.used != result })
-	maps.DeleteFunc(ps.identities, func(_ string, i *identity) bool { return i.used != result })
-	clear(ps.numbers)
-	for _, i := range ps.identities {
-		for _, p := range i.ports {
-			name := portName{p.name, p.protocol}
-			if have := ps.numbers[name]; !have.contains(p.number) {
-				ps.numbers[name] = newSpans(append(have, span{p.number, p.number})...)
+		for k := range i.labels {
+			if rest, found := strings.CutPrefix(i.labels[k].name, prefix); found && rest == name {
+				return i.labels[k].value, true
 			}
 		}
+		return "", false
 	}
 }
 
-// resolve returns the numbers that these names stand for on any endpoint.
-func (ps *peers) resolve(names []string, protocol uint8) spans {
-	var all spans
-	for _, name := range names {
-		all = append(all, ps.numbers[portName{name, protocol}]...)
+// newIdentity makes the identity of these labels, sorted by name, and ports.
+func newIdentity(key string, labels []label, ports []namedPort) *identity {
+	i := &identity{key: key, labels: labels, ports: ports}
+	i.traits = append(append(make([]label, 0, len(labels)+1+len(ports)), labels...), label{name: anybody})
+	for _, p := range ports {
+		i.traits = append(i.traits, p.trait())
 	}
-	return newSpans(all...)
+	return i
 }
 
-// put makes the peer of one resource, unless it is there already.
-func (ps *peers) put(key api.Key, r api.Resource, inherit []string, profiles map[api.Key]*api.Profile, result uint64,
-	read func(*peer) (map[string]string, []namedPort)) {
-	p := ps.byKey[key]
-	if p == nil || p.resource != r || !sameProfiles(p.profiles, inherit, profiles) {
-		p = &peer{key: key, resource: r, profiles: make([]*api.Profile, len(inherit))}
-		for i, name := range inherit {
-			p.profiles[i] = profiles[api.Key{Kind: api.KindProfile, Name: name}]
-		}
-		labels, ports := read(p)
-		p.identity = ps.identify(effectiveLabels(labels, p.profiles), ports)
-		ps.byKey[key] = p
-	}
-	p.used = result
-	p.identity.used = result
-}
-
-func sameProfiles(have []*api.Profile, names []string, profiles map[api.Key]*api.Profile) bool {
-	for i, name := range names {
-		if have[i] != profiles[api.Key{Kind: api.KindProfile, Name: name}] {
-			return false
-		}
-	}
-	return true
-}
-
-// identify returns the one identity with these labels and ports.
-func (ps *peers) identify(labels map[string]string, ports []namedPort) *identity {
-	slices.SortFunc(ports, comparePorts)
-	ports = slices.Compact(ports)
-	key := binary.AppendUvarint(nil, uint64(len(labels)))
-	for _, name := range slices.Sorted(maps.Keys(labels)) {
-		key = appendText(appendText(key, name), labels[name])
+// appendIdentity appends what tells identities apart.
+func appendIdentity(key []byte, labels []label, ports []namedPort) []byte {
+	key = binary.AppendUvarint(key, uint64(len(labels)))
+	for _, l := range labels {
+		key = appendText(appendText(key, l.name), l.value)
 	}
 	for _, p := range ports {
 		key = append(key, p.protocol, byte(p.number>>8), byte(p.number))
 		key = appendText(key, p.name)
 	}
-	i := ps.identities[string(key)]
-	if i == nil {
-		i = &identity{labels: labels, ports: ports}
-		ps.identities[string(key)] = i
-	}
-	return i
+	return key
 }
 
-// effectiveLabels are an endpoint's own labels over those that its profiles
-// apply, the first profile over the later ones.
-func effectiveLabels(own map[string]string, profiles []*api.Profile) map[string]string {
-	labels := maps.Clone(own)
-	if labels == nil {
-		labels = make(map[string]string)
+// effectiveLabels are an endpoint's labels: those that it has for what it is,
+// before its own, before those that its profiles apply, the first profile's before
+// the later ones'.
+func effectiveLabels(given []label, own map[string]string, profiles []*profile) []label {
+	labels := slices.Grow(given, len(own))
+	put := func(name, value string) {
+		if !slices.ContainsFunc(labels, func(l label) bool { return l.name == name }) {
+			labels = append(labels, label{name, value})
+		}
+	}
+	for name, value := range own {
+		put(name, value)
 	}
 	for _, p := range profiles {
-		if p == nil {
+		if p.resource == nil {
 			continue
 		}
-		for name, value := range p.Spec.LabelsToApply {
-			if _, ok := labels[name]; !ok {
-				labels[name] = value
-			}
+		for name, value := range p.resource.Spec.LabelsToApply {
+			put(name, value)
 		}
 	}
+	slices.SortFunc(labels, func(a, b label) int { return strings.Compare(a.name, b.name) })
 	return labels
 }
 
-// workloadLabels are a workload endpoint's own labels and those that Calico
-// gives it for what it is.
-func workloadLabels(w *api.WorkloadEndpoint) map[string]string {
-	labels := maps.Clone(w.Labels)
-	if labels == nil {
-		labels = make(map[string]string)
-	}
-	labels[v3.LabelNamespace] = w.Namespace
-	labels[v3.LabelOrchestrator] = w.Spec.Orchestrator
+// workloadLabels are the labels that Calico gives a workload endpoint for what it
+// is.
+func workloadLabels(w *api.WorkloadEndpoint) []label {
+	labels := []label{{v3.LabelNamespace, w.Namespace}, {v3.LabelOrchestrator, w.Spec.Orchestrator}}
 	if w.Spec.ServiceAccountName != "" {
-		labels[v3.LabelServiceAccount] = w.Spec.ServiceAccountName
+		labels = append(labels, label{v3.LabelServiceAccount, w.Spec.ServiceAccountName})
 	}
 	return labels
 }

@@ -49,13 +49,15 @@ func (m *match) key() string {
 
 // selects says whether the match means this identity.
 func (m *match) selects(i *identity) bool {
-	if m.namespace != "" && i.labels[v3.LabelNamespace] != m.namespace {
+	if m.namespace != "" {
+		if namespace, _ := i.label(v3.LabelNamespace); namespace != m.namespace {
+			return false
+		}
+	}
+	if m.selector != nil && !m.selector.MatchesFunc(i.label) {
 		return false
 	}
-	if m.selector != nil && !m.selector.Matches(i.labels) {
-		return false
-	}
-	if m.notSelector != nil && m.notSelector.Matches(i.labels) {
+	if m.notSelector != nil && m.notSelector.MatchesFunc(i.label) {
 		return false
 	}
 	if m.namespaces != nil && !m.namespaces.MatchesFunc(i.scope(namespaceLabels, v3.LabelNamespace)) {
@@ -65,7 +67,7 @@ func (m *match) selects(i *identity) bool {
 		return false
 	}
 	if len(m.accountNames) > 0 {
-		name, ok := i.labels[v3.LabelServiceAccount]
+		name, ok := i.label(v3.LabelServiceAccount)
 		if !ok || !slices.Contains(m.accountNames, name) {
 			return false
 		}
@@ -76,6 +78,52 @@ func (m *match) selects(i *identity) bool {
 	return slices.ContainsFunc(i.ports, func(p namedPort) bool {
 		return p.protocol == m.portProtocol && p.number == m.portNumber && slices.Contains(m.portNames, p.name)
 	})
+}
+
+// needs returns lists of an identity's traits: one at least of each list is among
+// those of every identity that the match selects.
+func (m *match) needs() [][]api.Label {
+	lists := [][]api.Label{{{Key: anybody}}}
+	if m.namespace != "" {
+		lists = append(lists, []api.Label{{Key: v3.LabelNamespace, Value: m.namespace}})
+	}
+	if m.selector != nil {
+		lists = append(lists, m.selector.Needs()...)
+	}
+	for _, scope := range []struct {
+		selector       *api.Selector
+		prefix, member string
+	}{{m.namespaces, namespaceLabels, v3.LabelNamespace}, {m.accounts, serviceAccountLabels, v3.LabelServiceAccount}} {
+		if scope.selector == nil {
+			continue
+		}
+		for _, list := range scope.selector.Needs() {
+			for i := range list {
+				if list[i].Key == inScope {
+					list[i].Key = scope.member
+				} else {
+					list[i].Key = scope.prefix + list[i].Key
+				}
+			}
+			lists = append(lists, list)
+		}
+	}
+	if len(m.accountNames) > 0 {
+		var list []api.Label
+		for _, name := range m.accountNames {
+			list = append(list, api.Label{Key: v3.LabelServiceAccount, Value: name})
+		}
+		lists = append(lists, list)
+	}
+	if len(m.portNames) > 0 {
+		var list []api.Label
+		for _, name := range m.portNames {
+			t := namedPort{name, m.portProtocol, m.portNumber}.trait()
+			list = append(list, api.Label{Key: t.name, Value: t.value})
+		}
+		lists = append(lists, list)
+	}
+	return lists
 }
 
 // policyMatch is the match of a policy's own selectors.

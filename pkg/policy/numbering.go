@@ -1,21 +1,28 @@
 package policy
 
+import "slices"
+
 // numbering gives small numbers to keys and takes them back. Packets may hold a
 // number while the tables change under them, so a number keeps its meaning until
-// two results in a row have not used it.
+// two results in a row have had no use for it.
 type numbering[T any] struct {
 	limit   uint32 // numbers are below it
 	numbers map[string]uint32
 	entries []numbered[T] // by number
 	free    []uint32      // highest first
-	// version changes whenever a number gets or loses its meaning.
-	version uint64
+	unused  []unused      // longest first
 }
 
 type numbered[T any] struct {
 	key   string
 	value T
-	used  uint64 // the last result that used it; 0: the number is free
+	users int    // of 0 they are not counted
+	since uint64 // with no users: the first result without any
+}
+
+type unused struct {
+	number uint32
+	since  uint64
 }
 
 // newNumbering returns a numbering in which 0 has the given key and value for
@@ -24,19 +31,19 @@ func newNumbering[T any](limit uint32, key string, value T) *numbering[T] {
 	return &numbering[T]{
 		limit:   limit,
 		numbers: map[string]uint32{key: 0},
-		entries: []numbered[T]{{key: key, value: value, used: ^uint64(0)}},
+		entries: []numbered[T]{{key: key, value: value}},
 	}
 }
 
-// take returns the number of a key in this result, a new one if it has none:
-// then its value is what the function makes. It fails when the numbers are used
-// up.
-func (n *numbering[T]) take(key []byte, result uint64, value func() T) (uint32, bool) {
+// take gives users to the number of a key. A fresh number has no value yet. It
+// fails when the numbers are used up.
+func (n *numbering[T]) take(key []byte, users int) (i uint32, fresh, ok bool) {
 	if i, ok := n.numbers[string(key)]; ok {
-		n.touch(i, result)
-		return i, true
+		if i != 0 {
+			n.entries[i].users += users
+		}
+		return i, false, true
 	}
-	var i uint32
 	switch {
 	case len(n.free) > 0:
 		i = n.free[len(n.free)-1]
@@ -45,39 +52,41 @@ func (n *numbering[T]) take(key []byte, result uint64, value func() T) (uint32, 
 		i = uint32(len(n.entries))
 		n.entries = append(n.entries, numbered[T]{})
 	default:
-		return 0, false
+		return 0, false, false
 	}
-	n.version++
-	n.numbers[string(key)] = i
-	n.entries[i] = numbered[T]{key: string(key), value: value(), used: result}
-	return i, true
+	e := &n.entries[i]
+	e.key, e.users = string(key), users
+	n.numbers[e.key] = i
+	return i, true, true
 }
 
-// touch marks a number as used by this result.
-func (n *numbering[T]) touch(i uint32, result uint64) {
-	if i != 0 {
-		n.entries[i].used = result
+// drop takes users from a number.
+func (n *numbering[T]) drop(i uint32, users int, result uint64) {
+	if i == 0 {
+		return
+	}
+	e := &n.entries[i]
+	if e.users -= users; e.users == 0 {
+		e.since = result
+		n.unused = append(n.unused, unused{i, result})
 	}
 }
 
-// sweep frees what neither of the two results before this one has used.
-func (n *numbering[T]) sweep(result uint64) {
-	n.free = n.free[:0]
-	for i := len(n.entries) - 1; i > 0; i-- {
-		e := &n.entries[i]
-		if e.used != 0 && e.used+2 < result {
+// sweep frees the numbers that neither of the two results before this one has
+// used, and returns them with what they have meant.
+func (n *numbering[T]) sweep(result uint64) (freed []uint32, values []T) {
+	for len(n.unused) > 0 && n.unused[0].since+2 <= result {
+		u := n.unused[0]
+		n.unused = n.unused[1:]
+		if e := &n.entries[u.number]; e.users == 0 && e.since == u.since && e.key != "" {
+			freed, values = append(freed, u.number), append(values, e.value)
 			delete(n.numbers, e.key)
 			*e = numbered[T]{}
-			n.version++
 		}
-		if e.used != 0 {
-			continue
-		}
-		if i == len(n.entries)-1 {
-			n.entries = n.entries[:i]
-			n.version++
-			continue
-		}
-		n.free = append(n.free, uint32(i))
 	}
+	if len(freed) > 0 {
+		n.free = append(n.free, freed...)
+		slices.SortFunc(n.free, func(a, b uint32) int { return int(int64(b) - int64(a)) })
+	}
+	return freed, values
 }

@@ -96,7 +96,7 @@ func TestTablesAgreeWithOracle(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		store := policytest.Stores().Draw(t, "store")
 		seed := rapid.Uint64().Draw(t, "seed")
-		tables := policy.NewCompiler(policytest.Node).Compile(store)
+		tables := policy.NewCompiler(policytest.Node).Compile(store, nil)
 		agree(t, store, tables, seed, 40)
 	})
 }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -18,142 +19,205 @@ const (
 
 var directions = [...]string{"ingress", "egress"}
 
-// defaultTier is where policies are that name no tier.
-const defaultTier = "default"
-
-// tier is the policies of one tier, in order.
+// tier is a tier that exists or that a policy names.
 type tier struct {
 	name          string
+	resource      *api.Tier
 	order         float64
 	defaultAction Action
 	exists        bool
-	policies      []*policySource
+	policies      map[*policySource]struct{}
 }
 
-// policySource is a policy as it was read from its resource.
+// policySource is a policy as its resource has it.
 type policySource struct {
-	key       api.Key
-	resource  api.Resource
-	tier      string
-	order     float64
-	sortName  string // decides between policies of one order
-	selects   *match
-	applies   [2]bool // by direction
-	host      bool    // never applies to workloads
-	namespace string
-	rules     [2][]api.Rule
-	err       error // its selectors cannot be read
-
-	set    *peerSet  // of what it selects
-	blocks [2]*block // made when first needed
-	used   uint64
+	key      api.Key
+	resource api.Resource
+	tier     *tier
+	order    float64
+	sortName string // decides between policies of one order
+	selects  *match
+	err      error   // its selectors cannot be read
+	applies  [2]bool // by direction
+	stages   [stages]bool
+	lists    [2]*ruleList
+	members  map[*identity]struct{} // of this node's, that it selects
 }
 
-// policyFields are the fields that both kinds of policy have.
-type policyFields struct {
-	tier                                  string
-	order                                 *float64
-	selector, namespaces, serviceAccounts string
-	types                                 []v3.PolicyType
-	ingress, egress                       []api.Rule
+// tier returns the tier of this name.
+func (c *Compiler) tier(name string) *tier {
+	t := c.tiers[name]
+	if t == nil {
+		t = &tier{name: name, policies: make(map[*policySource]struct{})}
+		c.tiers[name] = t
+		t.read(nil)
+	}
+	return t
 }
 
-func newPolicy(key api.Key, r api.Resource, f policyFields) *policySource {
-	p := &policySource{
-		key: key, resource: r, namespace: key.Namespace,
-		tier: cmp.Or(f.tier, defaultTier), order: math.Inf(1),
-		sortName: key.Name + "/" + key.Namespace + "/" + key.Kind,
-		rules:    [2][]api.Rule{f.ingress, f.egress},
+// read makes the tier what its resource says. The default tier is there without
+// one.
+func (t *tier) read(r *api.Tier) {
+	t.resource, t.order, t.defaultAction = r, v3.DefaultTierOrder, Deny
+	t.exists = r != nil || t.name == api.DefaultTier
+	if r == nil {
+		return
 	}
-	if f.order != nil {
-		p.order = *f.order
+	if r.Spec.Order != nil {
+		t.order = *r.Spec.Order
 	}
-	p.selects, p.err = policyMatch(key.Namespace, f.selector, f.namespaces, f.serviceAccounts)
+	if r.Spec.DefaultAction != nil && *r.Spec.DefaultAction == v3.Pass {
+		t.defaultAction = Pass
+	}
+}
+
+// readTier makes a tier agree with its resource.
+func (c *Compiler) readTier(name string, r *api.Tier) {
+	t := c.tier(name)
+	if t.resource != r {
+		t.read(r)
+		for p := range t.policies {
+			p.say(p.lists[ingress].rules, p.lists[egress].rules)
+			c.touchSelected(p)
+		}
+	}
+	c.tidyTier(t)
+}
+
+func (c *Compiler) tidyTier(t *tier) {
+	if t.resource == nil && len(t.policies) == 0 {
+		delete(c.tiers, t.name)
+	}
+}
+
+// comparePolicies orders policies as they are asked, tier by tier.
+func comparePolicies(a, b *policySource) int {
+	return cmp.Or(
+		cmp.Compare(a.tier.order, b.tier.order), strings.Compare(a.tier.name, b.tier.name),
+		cmp.Compare(a.order, b.order), strings.Compare(a.sortName, b.sortName))
+}
+
+// readPolicy makes a policy agree with its resource.
+func (c *Compiler) readPolicy(key api.Key, r api.Resource) {
+	p := c.policies[key]
+	if p != nil && p.resource == r {
+		return
+	}
+	var spec *api.Policy
+	if r != nil {
+		spec, _ = api.PolicyOf(r)
+	}
+	switch {
+	case spec == nil && p != nil:
+		c.removePolicy(p)
+		return
+	case spec == nil:
+		return
+	case p == nil:
+		p = &policySource{key: key, sortName: key.Name + "/" + key.Namespace + "/" + key.Kind, members: make(map[*identity]struct{})}
+		for direction := range p.lists {
+			p.lists[direction] = &ruleList{object: key, namespace: key.Namespace, direction: direction}
+		}
+		c.policies[key] = p
+	}
+	selected := ""
+	if p.selects != nil {
+		selected = p.selects.key()
+	}
+	p.read(r, spec)
+	c.enter(p, cmp.Or(spec.Tier, api.DefaultTier))
+	p.say(spec.Ingress, spec.Egress)
+	c.touchSelected(p)
+	if p.selects.key() == selected {
+		return
+	}
+	c.deselect(p)
+	for _, i := range c.selections.addMatch(p, p.selects) {
+		c.selectOne(p, i)
+	}
+	c.touchSelected(p)
+}
+
+func (p *policySource) read(r api.Resource, spec *api.Policy) {
+	p.resource = r
+	p.order = math.Inf(1)
+	if spec.Order != nil {
+		p.order = *spec.Order
+	}
+	p.selects, p.err = policyMatch(p.key.Namespace, spec.Selector, spec.NamespaceSelector, spec.ServiceAccountSelector)
 	if p.err != nil {
-		p.selects = &match{namespace: key.Namespace} // whatever it might mean is closed
+		p.selects = &match{namespace: p.key.Namespace} // whatever it might mean is closed
 	}
-	p.applies[egress] = len(f.egress) > 0
-	p.applies[ingress] = len(f.ingress) > 0 || !p.applies[egress]
-	if len(f.types) > 0 {
-		p.applies[ingress] = slices.Contains(f.types, v3.PolicyTypeIngress)
-		p.applies[egress] = slices.Contains(f.types, v3.PolicyTypeEgress)
+	types := spec.Types
+	if len(types) == 0 {
+		types = api.DefaultTypes(spec.Ingress, spec.Egress)
 	}
-	return p
+	p.applies = [2]bool{slices.Contains(types, v3.PolicyTypeIngress), slices.Contains(types, v3.PolicyTypeEgress)}
+	p.stages = [stages]bool{
+		untracked: spec.DoNotTrack,
+		preDNAT:   spec.PreDNAT && !spec.DoNotTrack,
+		normal:    !spec.PreDNAT && !spec.DoNotTrack,
+		forward:   !spec.PreDNAT && !spec.DoNotTrack && spec.ApplyOnForward,
+	}
 }
 
-// policies keeps what was read from each policy.
-type policies map[api.Key]*policySource
-
-// update makes the policies agree with the store and returns the tiers that have
-// any, in order.
-func (ps policies) update(store *api.Store, result uint64) []*tier {
-	for key, r := range api.All[*api.GlobalNetworkPolicy](store, api.KindGlobalNetworkPolicy) {
-		ps.put(key, r, result, func() *policySource {
-			p := newPolicy(key, r, policyFields{
-				r.Spec.Tier, r.Spec.Order, r.Spec.Selector, r.Spec.NamespaceSelector, r.Spec.ServiceAccountSelector,
-				r.Spec.Types, r.Spec.Ingress, r.Spec.Egress,
-			})
-			p.host = r.Spec.DoNotTrack || r.Spec.PreDNAT
-			return p
-		})
+// enter puts a policy into a tier.
+func (c *Compiler) enter(p *policySource, name string) {
+	old := p.tier
+	if old != nil && old.name == name {
+		return
 	}
-	for key, r := range api.All[*api.NetworkPolicy](store, api.KindNetworkPolicy) {
-		ps.put(key, r, result, func() *policySource {
-			return newPolicy(key, r, policyFields{
-				r.Spec.Tier, r.Spec.Order, r.Spec.Selector, "", r.Spec.ServiceAccountSelector,
-				r.Spec.Types, r.Spec.Ingress, r.Spec.Egress,
-			})
-		})
+	p.tier = c.tier(name)
+	p.tier.policies[p] = struct{}{}
+	if old != nil {
+		delete(old.policies, p)
+		c.tidyTier(old)
 	}
-
-	tiers := make(map[string]*tier)
-	for key, r := range api.All[*api.Tier](store, api.KindTier) {
-		t := &tier{name: key.Name, order: v3.DefaultTierOrder, defaultAction: Deny, exists: true}
-		if r.Spec.Order != nil {
-			t.order = *r.Spec.Order
-		}
-		if r.Spec.DefaultAction != nil && *r.Spec.DefaultAction == v3.Pass {
-			t.defaultAction = Pass
-		}
-		tiers[t.name] = t
-	}
-	for key, p := range ps {
-		if p.used != result {
-			delete(ps, key)
-			continue
-		}
-		if p.host {
-			continue
-		}
-		t := tiers[p.tier]
-		if t == nil {
-			t = &tier{name: p.tier, order: v3.DefaultTierOrder, defaultAction: Deny, exists: p.tier == defaultTier}
-			tiers[p.tier] = t
-		}
-		t.policies = append(t.policies, p)
-	}
-
-	var sorted []*tier
-	for _, t := range tiers {
-		if len(t.policies) == 0 {
-			continue
-		}
-		slices.SortFunc(t.policies, func(a, b *policySource) int {
-			return cmp.Or(cmp.Compare(a.order, b.order), strings.Compare(a.sortName, b.sortName))
-		})
-		sorted = append(sorted, t)
-	}
-	slices.SortFunc(sorted, func(a, b *tier) int {
-		return cmp.Or(cmp.Compare(a.order, b.order), strings.Compare(a.name, b.name))
-	})
-	return sorted
 }
 
-func (ps policies) put(key api.Key, r api.Resource, result uint64, read func() *policySource) {
-	p := ps[key]
-	if p == nil || p.resource != r {
-		p = read()
-		ps[key] = p
+// say makes the policy's lists say these rules, or why they cannot be compiled.
+func (p *policySource) say(rules ...[]api.Rule) {
+	cause := p.err
+	if cause == nil && !p.tier.exists {
+		cause = fmt.Errorf("spec.tier: %q does not exist", p.tier.name)
 	}
-	p.used = result
+	for direction, l := range p.lists {
+		l.say(rules[direction], cause)
+	}
+}
+
+func (c *Compiler) removePolicy(p *policySource) {
+	c.touchSelected(p)
+	c.deselect(p)
+	delete(p.tier.policies, p)
+	c.tidyTier(p.tier)
+	delete(c.policies, p.key)
+}
+
+// deselect takes a policy from all that it selects.
+func (c *Compiler) deselect(p *policySource) {
+	c.selections.removeMatch(p)
+	for i := range p.members {
+		at := slices.Index(i.policies, p)
+		i.policies = slices.Delete(i.policies, at, at+1)
+	}
+	clear(p.members)
+}
+
+// selectOne gives a policy to an identity of this node that it may select.
+func (c *Compiler) selectOne(p *policySource, i *identity) {
+	if _, in := p.members[i]; in || !p.selects.selects(i) {
+		return
+	}
+	p.members[i] = struct{}{}
+	i.policies = append(i.policies, p)
+}
+
+// touchSelected has the endpoints compiled anew that a policy selects.
+func (c *Compiler) touchSelected(p *policySource) {
+	for i := range p.members {
+		for _, k := range i.kinds {
+			c.touch(k)
+		}
+	}
 }

@@ -28,8 +28,8 @@ func TestTooManyPortClassesDeny(t *testing.T) {
 	p.Spec.Ingress = append(p.Spec.Ingress, v3.Rule{Action: v3.Allow})
 
 	c := NewCompiler("node")
-	c.portNumbers.limit = 3
-	tables := c.Compile(api.NewStore(w, p))
+	c.destinationPorts.classes.limit = 3
+	tables := c.Compile(api.NewStore(w, p), nil)
 	if len(tables.Problems) != 1 {
 		t.Errorf("problems: %v", tables.Problems)
 	}

@@ -9,12 +9,15 @@ import (
 )
 
 func TestNumbersAreFreeAfterTwoResultsWithoutThem(t *testing.T) {
-	n := newNumbering(4, "", "none")
-	take := func(key string, result uint64) uint32 {
+	n := newNumbering[string](4, "", "none")
+	take := func(key string) uint32 {
 		t.Helper()
-		i, ok := n.take([]byte(key), result, func() string { return "value of " + key })
+		i, fresh, ok := n.take([]byte(key), 1)
 		if !ok {
 			t.Fatalf("no number for %s", key)
+		}
+		if fresh {
+			n.entries[i].value = "value of " + key
 		}
 		return i
 	}
@@ -24,28 +27,34 @@ func TestNumbersAreFreeAfterTwoResultsWithoutThem(t *testing.T) {
 			t.Errorf("got number %d, want %d", got, want)
 		}
 	}
-	want(take("a", 1), 1)
-	want(take("b", 1), 2)
-	want(take("c", 1), 3)
-	if _, ok := n.take([]byte("d"), 1, func() string { return "" }); ok {
+	sweep := func(result uint64, freed ...uint32) {
+		t.Helper()
+		if got, _ := n.sweep(result); !slices.Equal(got, freed) {
+			t.Errorf("result %d frees %v, want %v", result, got, freed)
+		}
+	}
+	want(take("a"), 1)
+	want(take("b"), 2)
+	want(take("c"), 3)
+	if _, _, ok := n.take([]byte("d"), 1); ok {
 		t.Error("there is a fourth number below 4")
 	}
-	n.sweep(2)
-	want(take("c", 2), 3)
-	want(take("b", 2), 2)
-	n.sweep(3)
-	want(take("a", 3), 1) // still its own
-	n.sweep(4)
-	n.sweep(5)
-	want(take("d", 5), 2) // b and c were last used by 2: lowest first
-	want(take("e", 5), 3)
+	want(take(""), 0)
+	n.drop(0, 1, 1)
+	n.drop(1, 1, 2)
+	n.drop(3, 1, 2)
+	n.drop(2, 1, 2)
+	sweep(3)
+	want(take("a"), 1) // still its own
+	n.drop(1, 1, 3)
+	sweep(4, 3, 2)
+	want(take("d"), 2) // the lowest first
+	want(take("e"), 3)
 	if v := n.entries[2].value; v != "value of d" {
 		t.Errorf("2 is %q", v)
 	}
-	n.sweep(8)
-	if len(n.entries) != 1 {
-		t.Errorf("%d numbers are left", len(n.entries))
-	}
+	sweep(5, 1)
+	sweep(9)
 }
 
 func TestSpans(t *testing.T) {

@@ -21,7 +21,6 @@ const (
 // parsedRule is one rule of a policy or profile as the resource says it, its
 // texts read, nothing resolved yet.
 type parsedRule struct {
-	index  int // in the resource's list
 	action Action
 	family int // 4 or 6; 0: both
 	never  bool
@@ -46,9 +45,14 @@ func (s *parsedSide) asksPorts() bool {
 	return !s.anyPort || len(s.notPorts) > 0 || len(s.notNames) > 0
 }
 
-func (r *parsedRule) namesPort() bool {
-	return len(r.sides[source].names)+len(r.sides[source].notNames)+
-		len(r.sides[destination].names)+len(r.sides[destination].notNames) > 0
+// portNames are the names that have to be resolved.
+func (r *parsedRule) portNames() (names []portName) {
+	for i := range r.sides {
+		for _, name := range slices.Concat(r.sides[i].names, r.sides[i].notNames) {
+			names = append(names, portName{name, r.protocol})
+		}
+	}
+	return names
 }
 
 // errUnenforced is wrapped by the problem of a rule with a match that needs to
@@ -58,8 +62,8 @@ var errUnenforced = errors.New("cannot be enforced")
 // parseRule reads one rule of a policy in a namespace ("" for profiles and
 // global policies). A rule with errUnenforced is returned as well, in the form
 // that lets through less: what cannot be matched is not allowed, and is denied.
-func parseRule(rule *api.Rule, index int, namespace string) (*parsedRule, error) {
-	r := &parsedRule{index: index, anyProtocol: true}
+func parseRule(rule *api.Rule, namespace string) (*parsedRule, error) {
+	r := &parsedRule{anyProtocol: true}
 	if err := r.parseAction(rule.Action); err != nil {
 		return nil, err
 	}

@@ -1,20 +1,32 @@
 package policy
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 
 	"calico-xdp/pkg/api"
 )
 
-// compiledRuleset is a ruleset with what its vectors are made from.
-type compiledRuleset struct {
-	rules   []Rule
-	clauses []clause
-	// ruleset is what was handed out, true for these versions of the classes.
-	ruleset                  *Ruleset
-	peerVersion, portVersion uint64
-	overflow                 bool // of the ports
+// ruleset is a compiled ruleset. It stays for one result after the last in which
+// an endpoint had it: packets may still be judged by it.
+type ruleset struct {
+	id         RulesetID
+	key        string
+	out        *Ruleset // what is handed out
+	blocks     []*block
+	terms      [parts][]*term // until there are dimensions
+	dimensions [parts]*dimension
+	kinds      int    // that have it
+	left       uint64 // with no kinds: the first result without
+}
+
+// number is the ruleset's id; 0 if there is none.
+func (r *ruleset) number() RulesetID {
+	if r == nil {
+		return 0
+	}
+	return r.id
 }
 
 // segment is a part of a ruleset that Pass leaves: the policies of a tier, or a
@@ -24,144 +36,255 @@ type segment struct {
 	blocks []*block
 }
 
-// leaves says whether there are packets that no rule of the segment decides
-// about.
-func (s segment) leaves() bool {
-	if s.tier == nil || s.tier.defaultAction == Pass {
-		return true
-	}
-	return slices.ContainsFunc(s.blocks, func(b *block) bool {
-		return slices.ContainsFunc(b.clauses, func(k clause) bool { return k.action == Pass })
+// leaves says whether there are packets that no rule of the segment decides about
+// at this stage.
+func (s segment) leaves(at stage) bool {
+	return s.end(at) != Deny || slices.ContainsFunc(s.blocks, func(b *block) bool {
+		return slices.ContainsFunc(b.rules, func(r *rule) bool {
+			return slices.ContainsFunc(r.clauses, func(k clause) bool { return k.action == Pass })
+		})
 	})
 }
 
-// segments returns what decides about an endpoint in one direction, in order,
-// and whether there is anything left to decide behind it.
-func (c *Compiler) segments(i *identity, profiles []string, direction int) (list []segment, open bool) {
-	for _, set := range c.policySets.of(i).sets {
-		set.mark = i
+// end is what becomes of a packet that no rule of the segment matches; 0 if it
+// just goes on behind it.
+func (s segment) end(at stage) Action {
+	if s.tier == nil || at == preDNAT || at == untracked {
+		return 0
 	}
-	inTier := func(t *tier) segment {
-		s := segment{tier: t}
-		for _, p := range t.policies {
-			if p.applies[direction] && p.set.mark == i {
-				s.blocks = append(s.blocks, c.policyBlock(p, direction, t))
-			}
-		}
-		return s
-	}
-	for _, t := range c.tiers {
-		if t.exists {
-			continue
-		}
-		// Nobody knows where the tier would be, so it is in front: it closes.
-		if s := inTier(t); len(s.blocks) > 0 {
-			return []segment{s}, false
+	return s.tier.defaultAction
+}
+
+// segments returns what decides about endpoints of one kind at one stage and in
+// one direction, in order, and whether there is anything left to decide behind it.
+func (c *Compiler) segments(k *kind, at stage, direction int) (list []segment, open bool) {
+	var policies []*policySource
+	for _, p := range k.identity.policies {
+		if p.applies[direction] && p.stages[at] {
+			policies = append(policies, p)
 		}
 	}
-	for _, t := range c.tiers {
-		if s := inTier(t); len(s.blocks) > 0 {
-			list = append(list, s)
-			if !s.leaves() {
+	slices.SortFunc(policies, comparePolicies)
+	// Nobody knows where a tier would be that does not exist, so it is in front: it
+	// closes.
+	if i := slices.IndexFunc(policies, func(p *policySource) bool { return !p.tier.exists }); i >= 0 {
+		return []segment{{policies[i].tier, []*block{c.blockOf(policies[i].lists[direction])}}}, false
+	}
+	for i, p := range policies {
+		if i == 0 || p.tier != policies[i-1].tier {
+			if i > 0 && !list[len(list)-1].leaves(at) {
 				return list, false
 			}
+			list = append(list, segment{tier: p.tier})
 		}
+		s := &list[len(list)-1]
+		s.blocks = append(s.blocks, c.blockOf(p.lists[direction]))
 	}
-	for _, name := range profiles {
-		list = append(list, segment{blocks: []*block{c.profileBlock(name, direction)}})
+	if len(list) > 0 && !list[len(list)-1].leaves(at) {
+		return list, false
+	}
+	if at == normal {
+		for _, p := range k.profiles {
+			list = append(list, segment{blocks: []*block{c.blockOf(p.lists[direction])}})
+		}
 	}
 	return list, true
 }
 
-// rulesetOf returns the ruleset of an endpoint in one direction. It fails if the
-// ruleset is too long; then the one it returns denies all.
-func (c *Compiler) rulesetOf(i *identity, profiles []string, direction int) (RulesetID, error) {
-	segments, open := c.segments(i, profiles, direction)
-	size := 0
-	if open {
-		size++
+// rulesetOf returns the ruleset of a kind, nil if nothing is to be said at that
+// stage. It fails if the ruleset is too long; then the one it returns denies all.
+func (c *Compiler) rulesetOf(k *kind, at stage, direction int) (*ruleset, error) {
+	if at != normal && !k.host || at == preDNAT && direction == egress {
+		return nil, nil
 	}
-	key := []byte{byte(direction)}
+	segments, open := c.segments(k, at, direction)
+	if at != normal && len(segments) == 0 {
+		return nil, nil
+	}
+	var blocks []*block
+	var err error
+	var closing *block
+	size := 1
+	key := []byte{byte(at), byte(direction)}
 	for _, s := range segments {
 		if s.tier != nil {
 			size++
-			key = appendText(append(key, 1, byte(s.tier.defaultAction)), s.tier.name)
+			key = appendText(append(key, 1, byte(s.end(at))), s.tier.name)
 		} else {
 			key = append(key, 0)
 		}
 		for _, b := range s.blocks {
-			size += len(b.clauses)
-			if s.tier != nil && b.err != nil {
-				return c.closed(direction, s.tier, b.object), nil
-			}
-			key = appendIDs(append(key, 2), []setID{setID(b.id)})
-		}
-	}
-	if size > MaxRules {
-		at, t := longest(segments)
-		return c.closed(direction, t, at), fmt.Errorf("%s: %d rules apply, %d can be compiled", directions[direction], size, MaxRules)
-	}
-	id, _ := c.rulesets.take(key, c.result, func() *compiledRuleset { return flatten(segments, open, direction) })
-	return RulesetID(id), nil
-}
-
-// longest returns the policy or profile that has the most rules.
-func longest(segments []segment) (object api.Key, t *tier) {
-	most := -1
-	for _, s := range segments {
-		for _, b := range s.blocks {
-			if len(b.clauses) > most {
-				most, object, t = len(b.clauses), b.object, s.tier
+			blocks = append(blocks, b)
+			size += b.clauses
+			key = binary.LittleEndian.AppendUint64(append(key, 2), b.id)
+			if closing == nil && b.err != nil && s.tier != nil {
+				closing = b
 			}
 		}
 	}
-	return object, t
+	if closing == nil && size > MaxRules {
+		err = fmt.Errorf("%s: %d rules apply, %d can be compiled", directions[direction], size, MaxRules)
+		closing = slices.MaxFunc(blocks, func(a, b *block) int { return a.clauses - b.clauses })
+		key = append(key, 3)
+	}
+	if r := c.rulesets[string(key)]; r != nil {
+		return r, err
+	}
+	r := &ruleset{key: string(key), blocks: blocks}
+	c.lastRuleset++
+	r.id = c.lastRuleset
+	for _, b := range blocks {
+		b.rulesets++
+	}
+	if r.flatten(segments, open, at, direction); closing != nil {
+		r.close(closing, segments, direction)
+	}
+	c.rulesets[r.key] = r
+	c.fresh = append(c.fresh, r)
+	return r, err
 }
 
-// closed is a ruleset that denies all because of one policy or profile.
-func (c *Compiler) closed(direction int, t *tier, object api.Key) RulesetID {
-	id := RuleID{Policy: object, Direction: directions[direction], Index: -1}
-	if t != nil {
-		id.Tier = t.name
-	}
-	key := appendText(appendText([]byte{byte(direction), 3}, id.Tier), object.Kind)
-	key = appendText(appendText(key, object.Namespace), object.Name)
-	n, _ := c.rulesets.take(key, c.result, func() *compiledRuleset {
-		return &compiledRuleset{rules: []Rule{{Action: Deny, ID: id}}, clauses: make([]clause, 1)}
-	})
-	return RulesetID(n)
-}
-
-// flatten makes one list of the segments and, if anything gets through them, the
-// final drop.
-func flatten(segments []segment, open bool, direction int) *compiledRuleset {
-	r := new(compiledRuleset)
-	add := func(k clause, id RuleID) {
-		id.Direction, id.Index = directions[direction], k.index
-		r.clauses = append(r.clauses, k)
-		r.rules = append(r.rules, Rule{Action: k.action, ID: id})
-	}
+// flatten makes one list of the segments and, if anything gets through them, what
+// becomes of that.
+func (r *ruleset) flatten(segments []segment, open bool, at stage, direction int) {
+	r.out = new(Ruleset)
 	for _, s := range segments {
-		first, name := len(r.rules), ""
+		first, part := len(r.out.Rules), Segment{From: len(r.out.Rules)}
 		if s.tier != nil {
-			name = s.tier.name
+			part.Tier = s.tier.name
 		}
 		for _, b := range s.blocks {
-			for _, k := range b.clauses {
-				add(k, RuleID{Tier: name, Policy: b.object})
+			part.Policies = append(part.Policies, b.list.object)
+			id := RuleID{Tier: part.Tier, Policy: b.list.object, Direction: directions[direction]}
+			if b.err != nil {
+				id.Index = -1
+				r.add(Deny, id, [parts]*term{})
+			}
+			for i, x := range b.rules {
+				id.Index = i
+				for _, k := range x.clauses {
+					r.add(k.action, id, k.terms)
+				}
 			}
 		}
-		if s.tier != nil {
-			add(clause{action: s.tier.defaultAction, index: -1}, RuleID{Tier: name})
+		if end := s.end(at); end != 0 {
+			r.add(end, RuleID{Tier: part.Tier, Direction: directions[direction], Index: -1}, [parts]*term{})
 		}
-		for i := first; i < len(r.rules); i++ {
-			if r.rules[i].Action == Pass {
-				r.rules[i].Next = uint16(len(r.rules))
+		for i := first; i < len(r.out.Rules); i++ {
+			if r.out.Rules[i].Action == Pass {
+				r.out.Rules[i].Next = uint16(len(r.out.Rules))
 			}
 		}
+		part.To = len(r.out.Rules)
+		r.out.Segments = append(r.out.Segments, part)
 	}
 	if open {
-		add(clause{action: Deny, index: -1}, RuleID{})
+		end := [stages]Action{normal: Deny, forward: Allow, preDNAT: Continue, untracked: Continue}[at]
+		r.add(end, RuleID{Direction: directions[direction], Index: -1}, [parts]*term{})
+	}
+}
+
+func (r *ruleset) add(a Action, id RuleID, terms [parts]*term) {
+	r.out.Rules = append(r.out.Rules, Rule{Action: a, ID: id})
+	for part, t := range terms {
+		r.terms[part] = append(r.terms[part], t)
+	}
+}
+
+// close makes the ruleset one that denies all because of one block.
+func (r *ruleset) close(because *block, segments []segment, direction int) {
+	*r = ruleset{id: r.id, key: r.key, blocks: r.blocks, out: new(Ruleset)}
+	id := RuleID{Policy: because.list.object, Direction: directions[direction], Index: -1}
+	for _, s := range segments {
+		if s.tier != nil && slices.Contains(s.blocks, because) {
+			id.Tier = s.tier.name
+		}
+	}
+	r.add(Deny, id, [parts]*term{})
+	r.out.Segments = []Segment{{Tier: id.Tier, To: 1, Policies: []api.Key{id.Policy}}}
+}
+
+// use notes that one more kind has the ruleset.
+func (c *Compiler) use(r *ruleset) *ruleset {
+	if r == nil {
+		return nil
+	}
+	if r.kinds++; r.kinds > 1 {
+		return r
+	}
+	for _, b := range r.blocks {
+		if b.current++; b.current > 1 {
+			continue
+		}
+		for _, err := range b.problems {
+			c.problems.add(b.list.object, err)
+		}
 	}
 	return r
+}
+
+// leave notes that one kind less has the ruleset.
+func (c *Compiler) leave(r *ruleset) {
+	if r == nil {
+		return
+	}
+	if r.kinds--; r.kinds > 0 {
+		return
+	}
+	r.left = c.result
+	c.leaving = append(c.leaving, r)
+	for _, b := range r.blocks {
+		if b.current--; b.current > 0 {
+			continue
+		}
+		for _, err := range b.problems {
+			c.problems.remove(b.list.object, err)
+		}
+	}
+}
+
+// forgetRulesets drops the rulesets that no endpoint has, nor had in the result
+// before.
+func (c *Compiler) forgetRulesets() {
+	leaving := c.leaving
+	c.leaving = nil
+	for _, r := range leaving {
+		switch {
+		case r.kinds > 0 || c.rulesets[r.key] != r:
+		case r.left == c.result:
+			c.leaving = append(c.leaving, r)
+		default:
+			c.forgetRuleset(r)
+		}
+	}
+}
+
+func (c *Compiler) forgetRuleset(r *ruleset) {
+	delete(c.rulesets, r.key)
+	delete(c.handed, r.id)
+	c.replaced[r.id] = struct{}{}
+	for _, d := range r.dimensions {
+		d.release()
+	}
+	for _, b := range r.blocks {
+		c.releaseBlock(b)
+	}
+}
+
+// complete gives a ruleset its dimensions.
+func (c *Compiler) complete(r *ruleset) {
+	for part, terms := range r.terms {
+		r.dimensions[part] = c.spaceOf(part).dimension(r, terms)
+	}
+	r.terms = [parts][]*term{}
+	c.handOut(r)
+}
+
+// handOut puts a ruleset, new or made anew, among those that are handed out.
+func (c *Compiler) handOut(r *ruleset) {
+	for part, to := range [parts]**Dimension{&r.out.Sources, &r.out.Destinations, &r.out.SourcePorts, &r.out.DestinationPorts} {
+		*to = &r.dimensions[part].Dimension
+	}
+	c.handed[r.id] = r.out
+	c.replaced[r.id] = struct{}{}
 }

@@ -173,7 +173,7 @@ func runStates(t *testing.T, states []state) {
 		var store *api.Store
 		for _, last = range o.states {
 			store = last.store(t)
-			last.check(t, o.how, store, compiler.Compile(store))
+			last.check(t, o.how, store, compiler.Compile(store, nil))
 		}
 		last.check(t, o.how+", settled", store, settles(t, compiler, store))
 	}
@@ -182,7 +182,7 @@ func runStates(t *testing.T, states []state) {
 	for _, s := range states {
 		replace(all, s.store(t))
 	}
-	last.check(t, "squashed", all, policy.NewCompiler(policytest.Node).Compile(all))
+	last.check(t, "squashed", all, policy.NewCompiler(policytest.Node).Compile(all, nil))
 }
 
 // replace makes one store hold what the other does.

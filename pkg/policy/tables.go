@@ -4,8 +4,11 @@
 package policy
 
 import (
+	"iter"
+	"maps"
 	"math/bits"
 	"net/netip"
+	"slices"
 
 	"calico-xdp/pkg/api"
 )
@@ -17,11 +20,11 @@ type PeerClass uint32
 
 // PortClass numbers one kind of (protocol, port): two of them have the same
 // class if and only if every rule treats them alike. 0 is the class of what no
-// rule names.
+// rule names. Source and destination ports have numbers of their own.
 type PortClass uint16
 
-// RulesetID numbers one ruleset content. Equal rulesets have one id. 0 is no
-// ruleset.
+// RulesetID numbers one ruleset content. Equal rulesets have one id, and an id is
+// never used for another one. 0 is no ruleset.
 type RulesetID uint32
 
 // MaxRules is the largest ruleset that compiles.
@@ -29,11 +32,20 @@ const MaxRules = 65536
 
 // Tables is everything the classifier needs on this node.
 //
+// The maps and dimensions are the compiler's own, true until the next Compile,
+// which changes them in place. Rules and Segments of a ruleset, and the lists, are
+// never changed.
+//
 // They hold what is needed to go on from the result before: rulesets that no
 // endpoint has any more, and classes that no address or port has any more, stay
-// for one result. Written in the order vectors, peers and ports, endpoints, no
-// packet meets a ruleset that does not fit its classes.
+// for one result. Written in the order rows, peers and ports, endpoints, no packet
+// meets a ruleset that does not fit its classes.
 type Tables struct {
+	// Result counts the results of the compiler, from 1.
+	Result uint64
+	// Changes is how these tables differ from those of the result before.
+	Changes Changes
+
 	// Peers gives the class of addresses: that of the longest prefix that
 	// contains them, class 0 where none does. It always holds 0.0.0.0/0 (IPv4
 	// prefixes are never v4-mapped here; a class therefore tells the family).
@@ -45,28 +57,94 @@ type Tables struct {
 	// PeerClasses is one more than the highest class in use.
 	PeerClasses PeerClass
 
-	// DestinationPorts and SourcePorts give port classes by protocol. Ranges of
-	// one protocol do not overlap; what no range covers has class 0.
-	DestinationPorts []PortRange
-	SourcePorts      []PortRange
-	// PortClasses is one more than the highest class of either.
-	PortClasses PortClass
+	SourcePorts, DestinationPorts PortTable
 
-	Rulesets  map[RulesetID]*Ruleset
-	Endpoints map[api.Key]Rulesets // this node's endpoints
+	Rulesets map[RulesetID]*Ruleset
+	// Endpoints are this node's workload endpoints, HostEndpoints its host
+	// endpoints.
+	Endpoints     map[api.Key]Rulesets
+	HostEndpoints map[api.Key]HostRulesets
 
 	// Problems says what could not be compiled, and where. What a problem guards
 	// is closed: an endpoint with a policy that does not compile drops.
 	Problems []Problem
+	// Staged are the policies that are there but not enforced.
+	Staged []api.Key
+}
+
+// Changes is how tables differ from those of the result before. For the first
+// result it is all there is.
+type Changes struct {
+	// Peers are the prefixes in Peers that are new, gone, or have another class.
+	Peers []netip.Prefix
+	// Moves are the pairs of classes from and to which addresses have gone.
+	Moves [][2]PeerClass
+	// SourcePorts and DestinationPorts are the ports that have another class: this.
+	SourcePorts, DestinationPorts []PortRange
+	// The classes that have a new meaning: their rows in the rulesets that there
+	// were before are new, and no other rows of theirs are.
+	PeerClasses                               []PeerClass
+	SourcePortClasses, DestinationPortClasses []PortClass
+	// Rulesets are those that are new or gone. A *Ruleset that has only got rows
+	// is not among them.
+	Rulesets []RulesetID
+	// Endpoints are those, of both sorts, that are new, gone, or have other
+	// rulesets.
+	Endpoints []api.Key
 }
 
 // Rulesets are one endpoint's two rulesets, egress for what it sends and
 // ingress for what it receives.
 type Rulesets struct{ Egress, Ingress RulesetID }
 
-// PortRange gives one class to a range of ports of one protocol. For ICMP and
-// ICMPv6 a "destination port" is type<<8|code; protocols without ports have
-// port 0.
+// HostRulesets are a host endpoint's rulesets, in the order in which they judge a
+// packet. 0 is no ruleset: it goes on with the next stage.
+//
+// Allow by Untracked or PreDNAT spares a packet the later stages of this host
+// endpoint in this direction, but not those of other endpoints. Both Continue what
+// no rule decides about. A packet is for one of Forward, if it comes from or goes
+// to another interface, and Normal, if from or to the host itself.
+type HostRulesets struct {
+	Untracked Rulesets  // doNotTrack: before connection tracking, replies as well
+	PreDNAT   RulesetID // ingress only, before any translation of the destination
+	Forward   Rulesets  // applyOnForward
+	Normal    Rulesets  // never 0
+}
+
+// PortTable gives port classes by protocol. A protocol has as many as it has ports:
+// 65,536 or, without ports, 1. For ICMP and ICMPv6 a destination port is
+// type<<8|code. Protocols that are not there have class 0.
+type PortTable map[uint8][]PortClass
+
+// Class is the class of a port.
+func (t PortTable) Class(protocol uint8, port uint16) PortClass {
+	if classes := t[protocol]; int(port) < len(classes) {
+		return classes[port]
+	}
+	return 0
+}
+
+// Ranges returns the ports that have another class than 0, in order, in the
+// longest ranges of one class.
+func (t PortTable) Ranges() iter.Seq[PortRange] {
+	return func(yield func(PortRange) bool) {
+		for _, protocol := range slices.Sorted(maps.Keys(t)) {
+			classes := t[protocol]
+			for from := 0; from < len(classes); {
+				to := from + 1
+				for to < len(classes) && classes[to] == classes[from] {
+					to++
+				}
+				if classes[from] != 0 && !yield(PortRange{protocol, uint16(from), uint16(to - 1), classes[from]}) {
+					return
+				}
+				from = to
+			}
+		}
+	}
+}
+
+// PortRange gives one class to a range of ports of one protocol.
 type PortRange struct {
 	Protocol uint8 // IANA number
 	From, To uint16
@@ -77,12 +155,36 @@ type PortRange struct {
 // profiles. A packet matches rule i if bit i is set in all four of Sources' row of
 // its source address' class, Destinations' of its destination address', and so on.
 // The first match decides; the last rule matches everything.
+//
+// A *Ruleset only grows: Dimensions get rows and blocks behind those that they
+// have, and classes with a new meaning get one of them.
 type Ruleset struct {
 	Rules            []Rule
+	Segments         []Segment
 	Sources          *Dimension
 	Destinations     *Dimension
 	SourcePorts      *Dimension
 	DestinationPorts *Dimension
+}
+
+// Segment is a run of rules that come from one tier or one profile.
+type Segment struct {
+	Tier     string // empty for a profile
+	From, To int    // the rules from From up to To, with the tier's default action
+	// Policies are those of the tier that select the endpoint and apply in the
+	// direction, in order, whether they have rules or not; or the profile.
+	Policies []api.Key
+}
+
+// SegmentOf returns the segment of a rule; nil for the final drop or allow. For a
+// tier's default action it says which policies did not match.
+func (r *Ruleset) SegmentOf(rule int) *Segment {
+	for i := range r.Segments {
+		if s := &r.Segments[i]; s.From <= rule && rule < s.To {
+			return s
+		}
+	}
+	return nil
 }
 
 // Affected says whether a change of an address from one class to another can
@@ -141,8 +243,9 @@ type Action uint8
 const (
 	Deny Action = iota + 1
 	Allow
-	Pass // go on at Rule.Next
-	Log  // report, go on with the next rule
+	Pass     // go on at Rule.Next
+	Log      // report, go on with the next rule
+	Continue // nothing is decided: go on with the next stage; see HostRulesets
 )
 
 // Rule is one rule of a ruleset.

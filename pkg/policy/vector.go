@@ -9,33 +9,27 @@ import (
 // blockRules is how many rules a [Block] stands for.
 const blockRules = 4096
 
-// term is what one rule asks of one dimension: to be in all of these sets and out
-// of all of those. IPv4 addresses are the members of the set anyIPv4; that half of
-// all addresses has rows of its own, so this set is not among the others.
-type term struct {
-	in, out []setID
-	family  int // 4 or 6; 0: both
+// dimension makes a [Dimension], and gives rows to classes that come later.
+type dimension struct {
+	Dimension
+	space  *space
+	groups []group
+	users  map[*set]*users
+	asked  []*set    // the keys of users
+	base   [2]uint32 // row of IPv6, IPv4 addresses in no set
+	rows   map[string]uint32
+	blocks map[string]Block
+	held   int    // classes with another row than 0
+	stamp  uint64 // the space's
+	owner  *ruleset
+	key    []byte // scratch
 }
 
-func newTerm(in, out []setID) term {
-	t := term{in: in, out: out}
-	is4 := func(id setID) bool { return id == anyIPv4 }
-	if slices.ContainsFunc(in, is4) {
-		t.family, t.in = 4, slices.DeleteFunc(slices.Clone(in), is4)
-	}
-	if slices.ContainsFunc(out, is4) {
-		if t.family == 4 {
-			t.in = append(t.in, noSet) // both and none
-		}
-		t.family, t.out = 6, slices.DeleteFunc(slices.Clone(out), is4)
-	}
-	return t
-}
-
-// group is the rules of a ruleset that ask the same of one dimension. Groups have
-// no rule in common, so a row is a base with the rules of some groups switched.
+// group is the rules of a ruleset that ask the same of one part of a packet.
+// Groups have no rule in common, so every row is a base with the rules of some
+// groups switched on or off.
 type group struct {
-	term
+	*term
 	rules  []uint32 // ascending
 	vector []uint64 // the same as bits, if they are many
 }
@@ -43,67 +37,131 @@ type group struct {
 // manyRules is from when on a group's bits are switched word by word.
 const manyRules = 256
 
-// dimension makes a [Dimension]. It remembers enough to give rows to classes that
-// come later.
-type dimension struct {
-	Dimension
-	groups []group
-	users  map[setID]users
-	base   [2]uint32 // row of IPv6, IPv4 addresses in no set
-	rows   map[string]uint32
-	blocks map[string]Block
-	key    []byte // scratch
-}
-
 // users are the groups that ask about a set: those for which a class has to be in
 // it, found through one of their sets only, and those that ask for nothing but to
 // be out of some.
 type users struct{ in, out []int }
 
-// newDimension returns the dimension of a ruleset whose rules ask for these terms.
-// Of a term's sets, that with the smallest size is the one that finds it.
-func newDimension(terms []term, size func(setID) int) *dimension {
-	d := &dimension{users: make(map[setID]users), rows: make(map[string]uint32), blocks: make(map[string]Block)}
+// dimension makes the dimension of a ruleset whose rules have these terms.
+func (s *space) dimension(owner *ruleset, terms []*term) *dimension {
+	d := &dimension{space: s, owner: owner}
 	d.Width = max(1, (len(terms)+blockRules-1)/blockRules)
-	byKey, split := make(map[string]int), false
+	nothing := -1 // the group of rules that ask for nothing
 	for i, t := range terms {
-		key := append(d.key[:0], byte(t.family))
-		key = binary.AppendUvarint(key, uint64(len(t.in)))
-		d.key = appendIDs(appendIDs(key, t.in), t.out)
-		g, ok := byKey[string(d.key)]
-		if !ok {
+		g := nothing
+		if t != nil && t.of == d {
+			g = t.group
+		}
+		if g < 0 || t != nil && t.of != d {
 			g = len(d.groups)
-			byKey[string(d.key)] = g
 			d.groups = append(d.groups, group{term: t})
-			split = split || t.family != 0 && len(t.in) == 0
+			if t == nil {
+				nothing = g
+			} else {
+				t.of, t.group = d, g
+			}
 		}
 		d.groups[g].rules = append(d.groups[g].rules, uint32(i))
 	}
+	d.users = make(map[*set]*users)
+	split := false
 	for g := range d.groups {
-		if rules := d.groups[g].rules; len(rules) >= manyRules {
-			d.groups[g].vector = make([]uint64, 64*d.Width)
-			switchBits(d.groups[g].vector, rules)
+		x := &d.groups[g]
+		if x.term == nil {
+			x.term = new(term)
 		}
-		t := &d.groups[g].term
-		if len(t.in) > 0 {
-			by := slices.MinFunc(t.in, func(a, b setID) int { return size(a) - size(b) })
-			u := d.users[by]
-			u.in = append(u.in, g)
-			d.users[by] = u
-			continue
+		x.of = nil
+		split = split || x.family != 0 && len(x.in) == 0
+		if len(x.rules) >= manyRules {
+			x.vector = make([]uint64, 64*d.Width)
+			switchBits(x.vector, x.rules)
 		}
-		for _, id := range t.out {
-			u := d.users[id]
-			u.out = append(u.out, g)
-			d.users[id] = u
-		}
+		d.register(g)
 	}
 	d.base[0] = d.baseRow(6)
 	d.base[1] = d.base[0]
 	if split {
 		d.base[1] = d.baseRow(4)
+		d.user(s.sets[ipv4Key])
+	}
+	d.fill()
+	if s.nothing != 0 {
+		d.addNothing(s.nothing)
 	}
 	return d
+}
+
+// register notes which sets a group asks about. Of the sets that it asks to be in,
+// that in the fewest classes finds it.
+func (d *dimension) register(g int) {
+	t := d.groups[g].term
+	if len(t.in) > 0 {
+		u := d.user(slices.MinFunc(t.in, func(a, b *set) int { return len(a.classes) - len(b.classes) }))
+		u.in = append(u.in, g)
+		return
+	}
+	for _, x := range t.out {
+		u := d.user(x)
+		u.out = append(u.out, g)
+	}
+}
+
+func (d *dimension) user(x *set) *users {
+	u := d.users[x]
+	if u == nil {
+		u = new(users)
+		d.users[x] = u
+		d.asked = append(d.asked, x)
+	}
+	return u
+}
+
+// fill gives the classes that there are their rows, and makes the sets tell of new
+// ones.
+func (d *dimension) fill() {
+	classes := d.space.classes.entries
+	done := make([]bool, len(classes))
+	for _, x := range d.asked {
+		x.dimensions = append(x.dimensions, d)
+		for _, class := range x.classes {
+			if !done[class] {
+				done[class] = true
+				d.add(class, classes[class].value)
+			}
+		}
+	}
+}
+
+// release makes the sets forget the dimension.
+func (d *dimension) release() {
+	for _, x := range d.asked {
+		i := slices.Index(x.dimensions, d)
+		x.dimensions = slices.Delete(x.dimensions, i, i+1)
+	}
+}
+
+// bloated says that most rows are of classes that are gone.
+func (d *dimension) bloated() bool {
+	rows := len(d.Blocks) / d.Width
+	return rows > 1024 && rows > 4*d.held
+}
+
+// again makes the dimension anew.
+func (d *dimension) again() *dimension {
+	size := 0
+	for _, g := range d.groups {
+		size += len(g.rules)
+	}
+	terms := make([]*term, size)
+	for _, g := range d.groups {
+		for _, i := range g.rules {
+			if len(g.key) > 0 {
+				terms[i] = g.term
+			}
+		}
+	}
+	d.release()
+	return d.space.dimension(d.owner, terms)
 }
 
 // baseRow makes the row of the addresses of one family that are in no set.
@@ -134,17 +192,7 @@ func (d *dimension) store(words []uint64) Block {
 }
 
 // add gives a class, which is in these sets and no others, its row.
-func (d *dimension) add(class uint32, ids []setID) { d.set(class, d.rowOf(ids)) }
-
-func (d *dimension) set(class, row uint32) {
-	if row == 0 && int(class) >= len(d.Row) {
-		return
-	}
-	if missing := int(class) + 1 - len(d.Row); missing > 0 {
-		d.Row = append(d.Row, make([]uint32, missing)...)
-	}
-	d.Row[class] = row
-}
+func (d *dimension) add(class uint32, sets []*set) { d.set(class, d.rowOf(sets)) }
 
 // addNothing gives a class a row without rules.
 func (d *dimension) addNothing(class uint32) {
@@ -153,21 +201,40 @@ func (d *dimension) addNothing(class uint32) {
 	d.set(class, row)
 }
 
+// clear takes a class its row: it is in no set now.
+func (d *dimension) clear(class uint32) { d.set(class, 0) }
+
+func (d *dimension) set(class, row uint32) {
+	if int(class) >= len(d.Row) {
+		if row == 0 {
+			return
+		}
+		d.Row = append(d.Row, make([]uint32, int(class)+1-len(d.Row))...)
+	}
+	if d.Row[class] != 0 {
+		d.held--
+	}
+	if d.Row[class] = row; row != 0 {
+		d.held++
+	}
+}
+
 // rowOf finds or makes the row of the classes that are in these sets.
-func (d *dimension) rowOf(ids []setID) uint32 {
+func (d *dimension) rowOf(sets []*set) uint32 {
 	family, base := 6, d.base[0]
-	if len(ids) > 0 && ids[0] == anyIPv4 {
+	if len(sets) > 0 && sets[0].id == anyIPv4 {
 		family, base = 4, d.base[1]
 	}
 	// The groups whose rules are not as in the base.
-	var switched []int
-	for _, id := range ids {
-		u, ok := d.users[id]
-		if !ok {
+	var some [16]int
+	switched := some[:0]
+	for _, x := range sets {
+		u := d.users[x]
+		if u == nil {
 			continue
 		}
 		for _, g := range u.in {
-			if t := &d.groups[g].term; t.meets(family, ids) {
+			if d.groups[g].meets(family, sets) {
 				switched = append(switched, g)
 			}
 		}
@@ -182,13 +249,18 @@ func (d *dimension) rowOf(ids []setID) uint32 {
 	}
 	slices.Sort(switched)
 	switched = slices.Compact(switched)
-	key := appendGroups(append(d.key[:0], byte(base)), switched)
-	d.key = key
-	if row, ok := d.rows[string(key)]; ok {
+	d.key = append(d.key[:0], byte(base))
+	for _, g := range switched {
+		d.key = binary.AppendUvarint(d.key, uint64(g))
+	}
+	if row, ok := d.rows[string(d.key)]; ok {
 		return row
 	}
+	if d.rows == nil {
+		d.rows = make(map[string]uint32)
+	}
 	row := uint32(len(d.Blocks) / d.Width)
-	d.rows[string(key)] = row
+	d.rows[string(d.key)] = row
 	for block := range d.Width {
 		d.Blocks = append(d.Blocks, d.block(block, base, switched))
 	}
@@ -196,31 +268,41 @@ func (d *dimension) rowOf(ids []setID) uint32 {
 }
 
 // meets says whether a class of this family in these sets meets the term.
-func (t *term) meets(family int, ids []setID) bool {
+func (t *term) meets(family int, sets []*set) bool {
 	if t.family != 0 && t.family != family {
 		return false
 	}
-	has := func(id setID) bool { _, ok := slices.BinarySearch(ids, id); return ok }
-	return !slices.ContainsFunc(t.in, func(id setID) bool { return !has(id) }) && !slices.ContainsFunc(t.out, has)
+	for _, x := range t.in {
+		if _, ok := slices.BinarySearchFunc(sets, x, compareSets); !ok {
+			return false
+		}
+	}
+	for _, x := range t.out {
+		if _, ok := slices.BinarySearchFunc(sets, x, compareSets); ok {
+			return false
+		}
+	}
+	return true
 }
 
 // block is that of a row with some groups switched.
 func (d *dimension) block(block int, base uint32, switched []int) Block {
 	from, to := uint32(block*blockRules), uint32((block+1)*blockRules)
-	key := append(binary.AppendUvarint(d.key[:0], uint64(block)), byte(base))
-	here := key
+	d.key = append(binary.AppendUvarint(d.key[:0], uint64(block)), byte(base))
+	none := len(d.key)
 	for _, g := range switched {
 		if len(d.rulesIn(g, from, to)) > 0 {
-			here = binary.AppendUvarint(here, uint64(g))
+			d.key = binary.AppendUvarint(d.key, uint64(g))
 		}
 	}
-	d.key = here
 	was := d.Blocks[int(base)*d.Width+block]
-	if len(here) == len(key) {
+	if len(d.key) == none {
 		return was
 	}
-	if b, ok := d.blocks[string(here)]; ok {
-		return b
+	if d.Width > 1 {
+		if b, ok := d.blocks[string(d.key)]; ok {
+			return b
+		}
 	}
 	var words [64]uint64
 	for left, at := was.Stored, was.At; left != 0; left, at = left&(left-1), at+1 {
@@ -238,14 +320,13 @@ func (d *dimension) block(block int, base uint32, switched []int) Block {
 		}
 	}
 	b := d.store(words[:])
-	d.blocks[string(here)] = b
-	return b
-}
-
-func switchBits(vector []uint64, rules []uint32) {
-	for _, i := range rules {
-		vector[i/64] ^= 1 << (i % 64)
+	if d.Width > 1 {
+		if d.blocks == nil {
+			d.blocks = make(map[string]Block)
+		}
+		d.blocks[string(d.key)] = b
 	}
+	return b
 }
 
 // rulesIn are the rules of a group from one up to another.
@@ -256,9 +337,8 @@ func (d *dimension) rulesIn(g int, from, to uint32) []uint32 {
 	return rules[first : first+last]
 }
 
-func appendGroups(b []byte, groups []int) []byte {
-	for _, g := range groups {
-		b = binary.AppendUvarint(b, uint64(g))
+func switchBits(vector []uint64, rules []uint32) {
+	for _, i := range rules {
+		vector[i/64] ^= 1 << (i % 64)
 	}
-	return b
 }

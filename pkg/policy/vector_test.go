@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -26,22 +27,48 @@ func TestDimensionsSayWhichRulesMatch(t *testing.T) {
 			return slices.Compact(ids)
 		}
 		rules := rapid.SampledFrom([]int{1, 2, 63, 64, 65, 300, 4095, 4096, 4097, 9000}).Draw(t, "rules")
-		in, out, terms := make([][]setID, rules), make([][]setID, rules), make([]term, rules)
+		in, out, terms := make([][]setID, rules), make([][]setID, rules), make([]*term, rules)
+		space := newSpace(anyIPv4, 1000)
+		of := func(ids []setID) (list []*set) {
+			for _, id := range ids {
+				key := ipv4Key
+				if id != anyIPv4 {
+					key = fmt.Sprint("set ", id)
+				}
+				x, fresh := space.set([]byte(key))
+				if fresh {
+					x.id = id
+				}
+				list = append(list, x)
+			}
+			return list
+		}
+		of([]setID{anyIPv4})
 		for i := range rules {
 			if rng.IntN(4) == 0 && i > 0 {
 				in[i], out[i] = in[i-1], out[i-1]
 			} else {
 				in[i], out[i] = some(rng.IntN(3)), some(rng.IntN(2))
 			}
-			terms[i] = newTerm(in[i], out[i])
+			terms[i] = space.term(of(in[i]), of(out[i]))
 		}
-		classes := make([][]setID, 20)
-		for class := range classes {
-			classes[class] = some(5)
+		classes := [][]setID{nil}
+		for range 20 {
+			class := some(5)
+			if number, _ := space.class(of(class), 1); int(number) == len(classes) {
+				classes = append(classes, class)
+			}
 		}
-		d := newDimension(terms, func(id setID) int { return int(id) % 7 })
-		for class, ids := range classes {
-			d.add(uint32(class), ids)
+		// Some classes are there before the dimension, some come later.
+		born := space.born
+		cut := rng.IntN(len(born) + 1)
+		space.born = born[:cut]
+		space.spread()
+		d := space.dimension(nil, terms)
+		space.born = born[cut:]
+		space.spread()
+		if rng.IntN(2) == 0 {
+			d = d.again()
 		}
 		d.addNothing(40)
 		if d.Width != (rules+4095)/4096 || len(d.Blocks)%d.Width != 0 {
@@ -73,7 +100,7 @@ func TestDimensionsSayWhichRulesMatch(t *testing.T) {
 					content = append(content, byte(d.Word(class, w)>>shift))
 				}
 			}
-			if row, ok := rows[string(content)]; ok && row != d.row(class) && d.base[0] == d.base[1] {
+			if row, ok := rows[string(content)]; ok && row != d.row(class) && d.base[0] == d.base[1] && class != 0 {
 				t.Fatalf("rows %d and %d are equal", row, d.row(class))
 			}
 			rows[string(content)] = d.row(class)

@@ -15,7 +15,8 @@ type Packet struct {
 	SourcePort, DestinationPort uint16
 }
 
-// Verdict is what a ruleset says about a packet: Allow or Deny, and the rule
+// Verdict is what a ruleset says about a packet: Allow, Deny or, if the ruleset
+// leaves it to the next stage, Continue, and the rule
 // that says so. It is the classifier of bpf/policy.h in Go, step for step: look
 // up four classes, AND their rows, walk the set bits. An unknown ruleset denies.
 func (t *Tables) Verdict(id RulesetID, p Packet) (Action, RuleID) {
@@ -23,7 +24,7 @@ func (t *Tables) Verdict(id RulesetID, p Packet) (Action, RuleID) {
 	for rule := range t.Matches(id, p) {
 		last = rule
 	}
-	if last.Action != Allow {
+	if last.Action != Allow && last.Action != Continue {
 		last.Action = Deny
 	}
 	return last.Action, last.ID
@@ -40,8 +41,8 @@ func (t *Tables) Matches(id RulesetID, p Packet) iter.Seq[Rule] {
 		dimensions := [...]*Dimension{s.Sources, s.Destinations, s.SourcePorts, s.DestinationPorts}
 		classes := [...]uint32{
 			uint32(t.PeerClass(p.Source)), uint32(t.PeerClass(p.Destination)),
-			uint32(portClass(t.SourcePorts, p.Protocol, p.SourcePort)),
-			uint32(portClass(t.DestinationPorts, p.Protocol, p.DestinationPort)),
+			uint32(t.SourcePorts.Class(p.Protocol, p.SourcePort)),
+			uint32(t.DestinationPorts.Class(p.Protocol, p.DestinationPort)),
 		}
 		from := 0 // rules before it are left by Pass
 		for block := range s.Sources.Width {
@@ -86,15 +87,6 @@ func (t *Tables) PeerClass(a netip.Addr) PeerClass {
 		}
 		if class, ok := t.Peers[prefix]; ok {
 			return class
-		}
-	}
-	return 0
-}
-
-func portClass(ranges []PortRange, protocol uint8, port uint16) PortClass {
-	for _, r := range ranges {
-		if r.Protocol == protocol && r.From <= port && port <= r.To {
-			return r.Class
 		}
 	}
 	return 0

@@ -133,9 +133,9 @@ func twoRulesets() *policy.Tables {
 	}
 	return &policy.Tables{
 		Peers:       map[netip.Prefix]policy.PeerClass{netip.MustParsePrefix("0.0.0.0/0"): 1},
-		PeerClasses: 2, PortClasses: 2,
-		Rulesets:  map[policy.RulesetID]*policy.Ruleset{allow: ruleset(policy.Allow), deny: ruleset(policy.Deny)},
-		Endpoints: make(map[api.Key]policy.Rulesets),
+		PeerClasses: 2,
+		Rulesets:    map[policy.RulesetID]*policy.Ruleset{allow: ruleset(policy.Allow), deny: ruleset(policy.Deny)},
+		Endpoints:   make(map[api.Key]policy.Rulesets),
 	}
 }
 

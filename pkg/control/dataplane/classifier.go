@@ -166,7 +166,15 @@ func (c *classifier) ensure(t *policy.Tables, now time.Time) (placed, error) {
 	c.number(t, ports)
 
 	in := placed{bases: make(map[policy.RulesetID]uint32, len(t.Rulesets)), failed: make(map[policy.RulesetID]error)}
-	for id, from := range t.Rulesets {
+	used := make(map[policy.RulesetID]bool)
+	for _, r := range t.Endpoints {
+		used[r.Egress], used[r.Ingress] = true, true
+	}
+	for _, id := range c.placingOrder(t) {
+		from := t.Rulesets[id]
+		if !used[id] && c.live[id] == nil {
+			continue
+		}
 		if err := c.place(id, from); err != nil {
 			in.failed[id] = fmt.Errorf("ruleset of %d rules: %w", len(from.Rules), err)
 			continue
@@ -191,10 +199,10 @@ func (c *classifier) number(t *policy.Tables, ports []kernel.PortClass) {
 	for _, class := range t.Peers {
 		inUse[uint32(class)] = true
 	}
-	for _, r := range t.SourcePorts {
+	for r := range t.SourcePorts.Ranges() {
 		sources[uint32(r.Class)] = true
 	}
-	for _, r := range t.DestinationPorts {
+	for r := range t.DestinationPorts.Ranges() {
 		destinations[uint32(r.Class)] = true
 	}
 	if c.before == nil { // after a restart
@@ -271,6 +279,24 @@ func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset) error {
 	return nil
 }
 
+// placingOrder is the rulesets, those first that are judged by already: of equal ones
+// in the kernel each has to get its own.
+func (c *classifier) placingOrder(t *policy.Tables) []policy.RulesetID {
+	hinted := make(map[policy.RulesetID]bool)
+	for h := range c.hints {
+		hinted[h.id] = true
+	}
+	return slices.SortedFunc(maps.Keys(t.Rulesets), func(a, b policy.RulesetID) int {
+		if hinted[a] != hinted[b] {
+			if hinted[a] {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(a, b)
+	})
+}
+
 // referred says how many endpoints that want a ruleset have r.
 func (c *classifier) referred(r *ruleset, id policy.RulesetID) int {
 	return c.hints[hint{uint32(r.base), id}]
@@ -344,12 +370,12 @@ func (c *classifier) left(now time.Time) {
 // portTable lays the port ranges out by index, in the compiler's numbers.
 func portTable(t *policy.Tables) []kernel.PortClass {
 	ports := make([]kernel.PortClass, kernel.PortIndexes)
-	for _, r := range t.DestinationPorts {
+	for r := range t.DestinationPorts.Ranges() {
 		for port := int(r.From); port <= int(r.To); port++ {
 			ports[kernel.PortIndex(r.Protocol, uint16(port))].Destination = uint16(r.Class)
 		}
 	}
-	for _, r := range t.SourcePorts {
+	for r := range t.SourcePorts.Ranges() {
 		for port := int(r.From); port <= int(r.To); port++ {
 			ports[kernel.PortIndex(r.Protocol, uint16(port))].Source = uint16(r.Class)
 		}
@@ -442,7 +468,7 @@ func (c *classifier) writeAddresses(t *policy.Tables) (map[policy.RulesetID]bool
 	if err := errors.Join(errs...); err != nil {
 		return touched, err // before stays: what is affected is so next time too
 	}
-	c.before, c.beforeNets = t.Peers, after
+	c.before, c.beforeNets = maps.Clone(t.Peers), after
 	return touched, nil
 }
 

@@ -90,7 +90,7 @@ func agree(t *testing.T, stores *rapid.Generator[*api.Store], packets int) {
 	rapid.Check(t, func(t *rapid.T) {
 		store := stores.Draw(t, "store")
 		seed := rapid.Uint64().Draw(t, "seed")
-		tables := compiler.Compile(store)
+		tables := compiler.Compile(store, nil)
 		state := &desired.State{Dataplane: desired.Dataplane{Policy: tables, Endpoints: localEndpoints(store)}}
 		pretendAttached(d, state)
 		if err := d.Ensure(context.Background(), state); err != nil {

@@ -120,7 +120,7 @@ func compiled(store *api.Store) *desired.State {
 		},
 		Peers:     map[netip.Addr]desired.Peer{netip.MustParseAddr(ipip4): {VXLANMAC: desired.MAC{0x66, 0, 0, 0, 0, 5}}},
 		VXLANPort: 4789, VXLANVNI: 4096,
-		Policy: policy.NewCompiler(policytest.Node).Compile(store),
+		Policy: policy.NewCompiler(policytest.Node).Compile(store, nil),
 	}
 	// Interfaces have numbers of their own, the same after a restart.
 	for i, k := range slices.SortedFunc(maps.Keys(w.Endpoints), compareKeys) {

@@ -33,7 +33,7 @@ func allowAll(keys ...api.Key) *policy.Tables {
 	everything := &policy.Dimension{Width: 1, Blocks: []policy.Block{{Stored: 1}}, Words: []uint64{1}}
 	t := &policy.Tables{
 		Peers:       map[netip.Prefix]policy.PeerClass{netip.MustParsePrefix("0.0.0.0/0"): 1},
-		PeerClasses: 3, PortClasses: 3,
+		PeerClasses: 3,
 		Rulesets: map[policy.RulesetID]*policy.Ruleset{1: {
 			Rules:   []policy.Rule{{Action: policy.Allow}},
 			Sources: everything, Destinations: everything, SourcePorts: everything, DestinationPorts: everything,
