@@ -107,3 +107,64 @@ func BenchmarkCompile(b *testing.B) {
 		})
 	}
 }
+
+// longPolicy selects app-0 and has this many ingress rules, each with a network
+// and some ports of its own; every other one has a selector besides. The edited
+// one has another port.
+func longPolicy(rules, edited, version int) *v3.GlobalNetworkPolicy {
+	p := v3.NewGlobalNetworkPolicy()
+	p.Name = "long"
+	p.Spec.Selector = "app == 'app-0'"
+	p.Spec.Types = []v3.PolicyType{v3.PolicyTypeIngress}
+	tcp := numorstring.ProtocolFromString("TCP")
+	p.Spec.Ingress = make([]v3.Rule, rules)
+	for i := range p.Spec.Ingress {
+		r := &p.Spec.Ingress[i]
+		r.Action, r.Protocol = v3.Allow, &tcp
+		r.Source.Nets = []string{netip.PrefixFrom(netip.AddrFrom4([4]byte{172, byte(i >> 16), byte(i >> 8), byte(i)}), 32).String()}
+		port := uint16(1 + i%50_000)
+		if i == edited {
+			port = uint16(60_000 + version)
+		}
+		r.Destination.Ports = []numorstring.Port{numorstring.SinglePort(port)}
+		if i%2 == 0 {
+			r.Source.NotSelector = "tier == 'tier-1'"
+		}
+	}
+	return p
+}
+
+func BenchmarkLongPolicy(b *testing.B) {
+	for _, rules := range []int{10, 1_000, 10_000, 65_500} {
+		b.Run(fmt.Sprintf("rules=%d/first", rules), func(b *testing.B) {
+			store := cluster(1_000, 10, 100)
+			p := longPolicy(rules, -1, 0)
+			for b.Loop() {
+				b.StopTimer()
+				compiler := policy.NewCompiler(policytest.Node)
+				compiler.Compile(store, nil)
+				b.StartTimer()
+				update(compiler, store, p)
+				b.StopTimer()
+				store.Apply(api.Change{Key: api.KeyOf(p)})
+				b.StartTimer()
+			}
+		})
+		for what, edited := range map[string]func(i int) *v3.GlobalNetworkPolicy{
+			"edit":   func(i int) *v3.GlobalNetworkPolicy { return longPolicy(rules, rules/2, i%100) },
+			"insert": func(i int) *v3.GlobalNetworkPolicy { return longPolicy(rules-i%2, -1, 0) },
+		} {
+			b.Run(fmt.Sprintf("rules=%d/%s", rules, what), func(b *testing.B) {
+				store := cluster(1_000, 10, 100)
+				compiler := policy.NewCompiler(policytest.Node)
+				compiler.Compile(store, nil)
+				for i := 0; b.Loop(); i++ {
+					b.StopTimer()
+					p := edited(i)
+					b.StartTimer()
+					update(compiler, store, p)
+				}
+			})
+		}
+	}
+}

@@ -27,6 +27,7 @@ type block struct {
 	list     *ruleList
 	rules    []*rule
 	clauses  int
+	passes   bool // a clause has the action Pass
 	names    []portName // whose numbers it depends on
 	err      error      // what it applies to is closed
 	problems []error
@@ -84,6 +85,7 @@ func (c *Compiler) blockOf(l *ruleList) *block {
 	}
 	for _, r := range b.rules {
 		b.clauses += len(r.clauses)
+		b.passes = b.passes || len(r.clauses) > 0 && r.clauses[0].action == Pass
 		r.blocks++
 	}
 	for _, name := range b.names {

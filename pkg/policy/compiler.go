@@ -295,13 +295,18 @@ func (c *Compiler) noteShortage(p *portSpace) {
 	}
 }
 
-// rebuild makes a dimension anew, in a new *Ruleset of the same id.
+// rebuild makes a dimension anew, in new *Rulesets of the same ids.
 func (c *Compiler) rebuild(d *dimension) {
-	r := d.owner
-	part := slices.Index(r.dimensions[:], d)
-	r.dimensions[part] = d.again()
-	r.out = new(*r.out)
-	c.handOut(r)
+	fresh := d.again()
+	for _, r := range fresh.owners {
+		for part := range r.dimensions {
+			if r.dimensions[part] == d {
+				r.dimensions[part] = fresh
+			}
+		}
+		r.out = new(*r.out)
+		c.handOut(r)
+	}
 }
 
 // tables hands out what there is now.

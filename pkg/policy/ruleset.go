@@ -39,11 +39,7 @@ type segment struct {
 // leaves says whether there are packets that no rule of the segment decides about
 // at this stage.
 func (s segment) leaves(at stage) bool {
-	return s.end(at) != Deny || slices.ContainsFunc(s.blocks, func(b *block) bool {
-		return slices.ContainsFunc(b.rules, func(r *rule) bool {
-			return slices.ContainsFunc(r.clauses, func(k clause) bool { return k.action == Pass })
-		})
-	})
+	return s.end(at) != Deny || slices.ContainsFunc(s.blocks, func(b *block) bool { return b.passes })
 }
 
 // end is what becomes of a packet that no rule of the segment matches; 0 if it
@@ -136,8 +132,10 @@ func (c *Compiler) rulesetOf(k *kind, at stage, direction int) (*ruleset, error)
 	for _, b := range blocks {
 		b.rulesets++
 	}
-	if r.flatten(segments, open, at, direction); closing != nil {
+	if closing != nil {
 		r.close(closing, segments, direction)
+	} else {
+		r.flatten(segments, open, at, direction, size)
 	}
 	c.rulesets[r.key] = r
 	c.fresh = append(c.fresh, r)
@@ -146,8 +144,11 @@ func (c *Compiler) rulesetOf(k *kind, at stage, direction int) (*ruleset, error)
 
 // flatten makes one list of the segments and, if anything gets through them, what
 // becomes of that.
-func (r *ruleset) flatten(segments []segment, open bool, at stage, direction int) {
-	r.out = new(Ruleset)
+func (r *ruleset) flatten(segments []segment, open bool, at stage, direction, size int) {
+	r.out = &Ruleset{Rules: make([]Rule, 0, size)}
+	for part := range r.terms {
+		r.terms[part] = make([]*term, 0, size)
+	}
 	for _, s := range segments {
 		first, part := len(r.out.Rules), Segment{From: len(r.out.Rules)}
 		if s.tier != nil {
@@ -193,7 +194,7 @@ func (r *ruleset) add(a Action, id RuleID, terms [parts]*term) {
 
 // close makes the ruleset one that denies all because of one block.
 func (r *ruleset) close(because *block, segments []segment, direction int) {
-	*r = ruleset{id: r.id, key: r.key, blocks: r.blocks, out: new(Ruleset)}
+	r.out = new(Ruleset)
 	id := RuleID{Policy: because.list.object, Direction: directions[direction], Index: -1}
 	for _, s := range segments {
 		if s.tier != nil && slices.Contains(s.blocks, because) {
@@ -264,7 +265,7 @@ func (c *Compiler) forgetRuleset(r *ruleset) {
 	delete(c.handed, r.id)
 	c.replaced[r.id] = struct{}{}
 	for _, d := range r.dimensions {
-		d.release()
+		d.release(r)
 	}
 	for _, b := range r.blocks {
 		c.releaseBlock(b)

@@ -20,7 +20,10 @@ type space struct {
 	next    setID
 	unasked []*set // that no term asked for at some time in this result
 	terms   map[string]*term
-	classes *numbering[[]*set]
+	asked   uint64 // terms ever made
+	// dimensions are the ones in use, by hash.
+	dimensions map[uint64][]*dimension
+	classes    *numbering[[]*set]
 	// born are the classes with a new meaning in this result.
 	born []uint32
 	// nothing is a class that no rule matches; 0 if none is needed.
@@ -56,17 +59,18 @@ type term struct {
 	in, out []*set
 	family  int // 4 or 6; 0: both
 	key     string
+	id      uint64
 	rules   int // that have it
 
 	// While a dimension is made: which group the term is, and of which dimension.
 	of    *dimension
-	group int
+	group uint32
 }
 
 func newSpace(first setID, classes uint32) *space {
 	return &space{
 		sets: make(map[string]*set), terms: make(map[string]*term), next: first,
-		classes: newNumbering[[]*set](classes, "", nil),
+		dimensions: make(map[uint64][]*dimension), classes: newNumbering[[]*set](classes, "", nil),
 	}
 }
 
@@ -97,7 +101,8 @@ func (s *space) term(in, out []*set) *term {
 	s.key = key
 	t := s.terms[string(key)]
 	if t == nil {
-		t = &term{in: in, out: out, key: string(key)}
+		s.asked++
+		t = &term{in: in, out: out, key: string(key), id: s.asked}
 		t.splitFamily()
 		s.terms[t.key] = t
 		for _, x := range t.all() {

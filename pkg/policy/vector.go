@@ -10,18 +10,24 @@ import (
 const blockRules = 4096
 
 // dimension makes a [Dimension], and gives rows to classes that come later.
+// Rulesets whose rules ask the same, rule by rule, share it.
 type dimension struct {
 	Dimension
 	space  *space
+	terms  []*term // of the rules
+	hash   uint64  // of them
+	owners []*ruleset
 	groups []group
 	users  map[*set]*users
 	asked  []*set    // the keys of users
 	base   [2]uint32 // row of IPv6, IPv4 addresses in no set
+	// Rows that have been made: with one group switched, by base and group, and
+	// with others.
+	single [2][]uint32
 	rows   map[string]uint32
 	blocks map[string]Block
 	held   int    // classes with another row than 0
 	stamp  uint64 // the space's
-	owner  *ruleset
 	key    []byte // scratch
 }
 
@@ -40,49 +46,50 @@ const manyRules = 256
 // users are the groups that ask about a set: those for which a class has to be in
 // it, found through one of their sets only, and those that ask for nothing but to
 // be out of some.
-type users struct{ in, out []int }
+type users struct{ in, out []uint32 }
 
-// dimension makes the dimension of a ruleset whose rules have these terms.
+// dimension returns the dimension of a ruleset whose rules have these terms.
 func (s *space) dimension(owner *ruleset, terms []*term) *dimension {
-	d := &dimension{space: s, owner: owner}
-	d.Width = max(1, (len(terms)+blockRules-1)/blockRules)
-	nothing := -1 // the group of rules that ask for nothing
-	for i, t := range terms {
-		g := nothing
-		if t != nil && t.of == d {
-			g = t.group
+	hash := uint64(len(terms))
+	for _, t := range terms {
+		hash *= 0x9e3779b97f4a7c15
+		if t != nil {
+			hash ^= uint64(t.id)
 		}
-		if g < 0 || t != nil && t.of != d {
-			g = len(d.groups)
-			d.groups = append(d.groups, group{term: t})
-			if t == nil {
-				nothing = g
-			} else {
-				t.of, t.group = d, g
-			}
-		}
-		d.groups[g].rules = append(d.groups[g].rules, uint32(i))
 	}
-	d.users = make(map[*set]*users)
+	for _, d := range s.dimensions[hash] {
+		if slices.Equal(d.terms, terms) {
+			d.owners = append(d.owners, owner)
+			return d
+		}
+	}
+	d := s.newDimension(terms)
+	d.hash, d.owners = hash, []*ruleset{owner}
+	s.dimensions[hash] = append(s.dimensions[hash], d)
+	return d
+}
+
+// newDimension makes a dimension that nobody has yet.
+func (s *space) newDimension(terms []*term) *dimension {
+	d := &dimension{space: s, terms: terms}
+	d.Width = max(1, (len(terms)+blockRules-1)/blockRules)
+	d.group()
 	split := false
+	for _, g := range d.groups {
+		split = split || g.family != 0 && len(g.in) == 0
+	}
+	d.users, d.asked = make(map[*set]*users, len(d.groups)), make([]*set, 0, len(d.groups))
+	arena := make([]users, len(d.groups))
+	numbers := make([]uint32, len(d.groups))
 	for g := range d.groups {
-		x := &d.groups[g]
-		if x.term == nil {
-			x.term = new(term)
-		}
-		x.of = nil
-		split = split || x.family != 0 && len(x.in) == 0
-		if len(x.rules) >= manyRules {
-			x.vector = make([]uint64, 64*d.Width)
-			switchBits(x.vector, x.rules)
-		}
-		d.register(g)
+		numbers[g] = uint32(g)
+		arena = d.register(numbers[g:g+1:g+1], arena)
 	}
 	d.base[0] = d.baseRow(6)
 	d.base[1] = d.base[0]
 	if split {
 		d.base[1] = d.baseRow(4)
-		d.user(s.sets[ipv4Key])
+		d.user(s.sets[ipv4Key], nil)
 	}
 	d.fill()
 	if s.nothing != 0 {
@@ -91,29 +98,82 @@ func (s *space) dimension(owner *ruleset, terms []*term) *dimension {
 	return d
 }
 
-// register notes which sets a group asks about. Of the sets that it asks to be in,
-// that in the fewest classes finds it.
-func (d *dimension) register(g int) {
-	t := d.groups[g].term
-	if len(t.in) > 0 {
-		u := d.user(slices.MinFunc(t.in, func(a, b *set) int { return len(a.classes) - len(b.classes) }))
-		u.in = append(u.in, g)
-		return
+// group finds the rules that ask the same.
+func (d *dimension) group() {
+	const none = ^uint32(0)
+	nothing := none // the group of rules that ask for nothing
+	of := make([]uint32, len(d.terms))
+	var sizes []uint32
+	for i, t := range d.terms {
+		switch {
+		case t == nil && nothing != none:
+			of[i] = nothing
+		case t != nil && t.of == d:
+			of[i] = t.group
+		default:
+			of[i] = uint32(len(d.groups))
+			sizes = append(sizes, 0)
+			if t == nil {
+				nothing = of[i]
+				t = new(term)
+			} else {
+				t.of, t.group = d, of[i]
+			}
+			d.groups = append(d.groups, group{term: t})
+		}
+		sizes[of[i]]++
 	}
-	for _, x := range t.out {
-		u := d.user(x)
-		u.out = append(u.out, g)
+	rules := make([]uint32, len(d.terms))
+	for g := range d.groups {
+		d.groups[g].of = nil
+		d.groups[g].rules, rules = rules[:0:sizes[g]], rules[sizes[g]:]
+	}
+	for i, g := range of {
+		d.groups[g].rules = append(d.groups[g].rules, uint32(i))
+	}
+	for g := range d.groups {
+		if x := &d.groups[g]; len(x.rules) >= manyRules {
+			x.vector = make([]uint64, 64*d.Width)
+			switchBits(x.vector, x.rules)
+		}
 	}
 }
 
-func (d *dimension) user(x *set) *users {
-	u := d.users[x]
-	if u == nil {
-		u = new(users)
-		d.users[x] = u
-		d.asked = append(d.asked, x)
+// register notes which sets a group asks about. Of the sets that it asks to be in,
+// that in the fewest classes finds it.
+func (d *dimension) register(g []uint32, arena []users) []users {
+	t := d.groups[g[0]].term
+	add := func(list []uint32) []uint32 {
+		if list == nil {
+			return g
+		}
+		return append(list, g[0])
 	}
-	return u
+	if len(t.in) > 0 {
+		var u *users
+		u, arena = d.user(slices.MinFunc(t.in, func(a, b *set) int { return len(a.classes) - len(b.classes) }), arena)
+		u.in = add(u.in)
+		return arena
+	}
+	for _, x := range t.out {
+		var u *users
+		u, arena = d.user(x, arena)
+		u.out = add(u.out)
+	}
+	return arena
+}
+
+// user returns the users of a set; new ones are taken from the arena.
+func (d *dimension) user(x *set, arena []users) (*users, []users) {
+	if u := d.users[x]; u != nil {
+		return u, arena
+	}
+	if len(arena) == 0 {
+		arena = make([]users, 1)
+	}
+	d.users[x] = &arena[0]
+	d.asked = append(d.asked, x)
+	return &arena[0], arena[1:]
 }
 
 // fill gives the classes that there are their rows, and makes the sets tell of new
@@ -132,8 +192,23 @@ func (d *dimension) fill() {
 	}
 }
 
-// release makes the sets forget the dimension.
-func (d *dimension) release() {
+// release takes the dimension from a ruleset.
+func (d *dimension) release(owner *ruleset) {
+	i := slices.Index(d.owners, owner)
+	if d.owners = slices.Delete(d.owners, i, i+1); len(d.owners) > 0 {
+		return
+	}
+	same := d.space.dimensions[d.hash]
+	if same = slices.DeleteFunc(same, func(x *dimension) bool { return x == d }); len(same) == 0 {
+		delete(d.space.dimensions, d.hash)
+	} else {
+		d.space.dimensions[d.hash] = same
+	}
+	d.forget()
+}
+
+// forget makes the sets forget the dimension.
+func (d *dimension) forget() {
 	for _, x := range d.asked {
 		i := slices.Index(x.dimensions, d)
 		x.dimensions = slices.Delete(x.dimensions, i, i+1)
@@ -148,20 +223,12 @@ func (d *dimension) bloated() bool {
 
 // again makes the dimension anew.
 func (d *dimension) again() *dimension {
-	size := 0
-	for _, g := range d.groups {
-		size += len(g.rules)
-	}
-	terms := make([]*term, size)
-	for _, g := range d.groups {
-		for _, i := range g.rules {
-			if len(g.key) > 0 {
-				terms[i] = g.term
-			}
-		}
-	}
-	d.release()
-	return d.space.dimension(d.owner, terms)
+	d.forget()
+	fresh := d.space.newDimension(d.terms)
+	fresh.hash, fresh.owners = d.hash, d.owners
+	same := d.space.dimensions[d.hash]
+	same[slices.Index(same, d)] = fresh
+	return fresh
 }
 
 // baseRow makes the row of the addresses of one family that are in no set.
@@ -221,12 +288,12 @@ func (d *dimension) set(class, row uint32) {
 
 // rowOf finds or makes the row of the classes that are in these sets.
 func (d *dimension) rowOf(sets []*set) uint32 {
-	family, base := 6, d.base[0]
+	family, half := 6, 0
 	if len(sets) > 0 && sets[0].id == anyIPv4 {
-		family, base = 4, d.base[1]
+		family, half = 4, 1
 	}
 	// The groups whose rules are not as in the base.
-	var some [16]int
+	var some [16]uint32
 	switched := some[:0]
 	for _, x := range sets {
 		u := d.users[x]
@@ -244,12 +311,17 @@ func (d *dimension) rowOf(sets []*set) uint32 {
 			}
 		}
 	}
-	if len(switched) == 0 {
-		return base
+	switch len(switched) {
+	case 0:
+		return d.base[half]
+	case 1:
+		return d.singleRow(half, switched)
 	}
 	slices.Sort(switched)
-	switched = slices.Compact(switched)
-	d.key = append(d.key[:0], byte(base))
+	if switched = slices.Compact(switched); len(switched) == 1 {
+		return d.singleRow(half, switched)
+	}
+	d.key = append(d.key[:0], byte(d.base[half]))
 	for _, g := range switched {
 		d.key = binary.AppendUvarint(d.key, uint64(g))
 	}
@@ -261,10 +333,30 @@ func (d *dimension) rowOf(sets []*set) uint32 {
 	}
 	row := uint32(len(d.Blocks) / d.Width)
 	d.rows[string(d.key)] = row
+	d.makeRow(d.base[half], switched)
+	return row
+}
+
+// singleRow is the row with one group switched.
+func (d *dimension) singleRow(half int, switched []uint32) uint32 {
+	if d.base[half] == 0 {
+		half = 0
+	}
+	if d.single[half] == nil {
+		d.single[half] = make([]uint32, len(d.groups))
+	}
+	row := &d.single[half][switched[0]]
+	if *row == 0 { // row 0 is a base
+		*row = uint32(len(d.Blocks) / d.Width)
+		d.makeRow(d.base[half], switched)
+	}
+	return *row
+}
+
+func (d *dimension) makeRow(base uint32, switched []uint32) {
 	for block := range d.Width {
 		d.Blocks = append(d.Blocks, d.block(block, base, switched))
 	}
-	return row
 }
 
 // meets says whether a class of this family in these sets meets the term.
@@ -286,20 +378,24 @@ func (t *term) meets(family int, sets []*set) bool {
 }
 
 // block is that of a row with some groups switched.
-func (d *dimension) block(block int, base uint32, switched []int) Block {
+func (d *dimension) block(block int, base uint32, switched []uint32) Block {
 	from, to := uint32(block*blockRules), uint32((block+1)*blockRules)
 	d.key = append(binary.AppendUvarint(d.key[:0], uint64(block)), byte(base))
-	none := len(d.key)
+	groups := 0
 	for _, g := range switched {
 		if len(d.rulesIn(g, from, to)) > 0 {
 			d.key = binary.AppendUvarint(d.key, uint64(g))
+			groups++
 		}
 	}
 	was := d.Blocks[int(base)*d.Width+block]
-	if len(d.key) == none {
+	if groups == 0 {
 		return was
 	}
-	if d.Width > 1 {
+	// Rows that differ elsewhere have this block in common, if it is not that of one
+	// group, which has a row of its own.
+	shared := d.Width > 1 && (groups > 1 || len(switched) > 1 || len(d.groups[switched[0]].rules) >= manyRules)
+	if shared {
 		if b, ok := d.blocks[string(d.key)]; ok {
 			return b
 		}
@@ -320,7 +416,7 @@ func (d *dimension) block(block int, base uint32, switched []int) Block {
 		}
 	}
 	b := d.store(words[:])
-	if d.Width > 1 {
+	if shared {
 		if d.blocks == nil {
 			d.blocks = make(map[string]Block)
 		}
@@ -330,7 +426,7 @@ func (d *dimension) block(block int, base uint32, switched []int) Block {
 }
 
 // rulesIn are the rules of a group from one up to another.
-func (d *dimension) rulesIn(g int, from, to uint32) []uint32 {
+func (d *dimension) rulesIn(g uint32, from, to uint32) []uint32 {
 	rules := d.groups[g].rules
 	first, _ := slices.BinarySearch(rules, from)
 	last, _ := slices.BinarySearch(rules[first:], to)
