@@ -27,7 +27,7 @@ type block struct {
 	list     *ruleList
 	rules    []*rule
 	clauses  int
-	passes   bool // a clause has the action Pass
+	passes   bool       // a clause has the action Pass
 	names    []portName // whose numbers it depends on
 	err      error      // what it applies to is closed
 	problems []error
