@@ -312,7 +312,7 @@ func (c *Compiler) rebuild(d *dimension) {
 // tables hands out what there is now.
 func (c *Compiler) tables() *Tables {
 	t := &Tables{
-		Result: c.result,
+		Compiler: c, Result: c.result,
 		Changes: Changes{
 			Peers: c.addresses.changed, Moves: slices.Collect(maps.Keys(c.addresses.moves)),
 			SourcePorts: c.sourcePorts.changed, DestinationPorts: c.destinationPorts.changed,

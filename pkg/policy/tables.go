@@ -41,8 +41,9 @@ const MaxRules = 65536
 // for one result. Written in the order rows, peers and ports, endpoints, no packet
 // meets a ruleset that does not fit its classes.
 type Tables struct {
-	// Result counts the results of the compiler, from 1.
-	Result uint64
+	// Compiler is whose result they are, and Result counts its results, from 1.
+	Compiler *Compiler
+	Result   uint64
 	// Changes is how these tables differ from those of the result before.
 	Changes Changes
 
@@ -190,8 +191,8 @@ func (r *Ruleset) SegmentOf(rule int) *Segment {
 // Affected says whether a change of an address from one class to another can
 // change a verdict of this ruleset.
 func (r *Ruleset) Affected(from, to PeerClass) bool {
-	return r.Sources.row(uint32(from)) != r.Sources.row(uint32(to)) ||
-		r.Destinations.row(uint32(from)) != r.Destinations.row(uint32(to))
+	return r.Sources.RowOf(uint32(from)) != r.Sources.RowOf(uint32(to)) ||
+		r.Destinations.RowOf(uint32(from)) != r.Destinations.RowOf(uint32(to))
 }
 
 // Dimension gives a row to each class of one of a packet's four parts. Bit i of a
@@ -215,16 +216,17 @@ type Block struct {
 	At     uint32 // index in Words of the first that is not; the others follow it
 }
 
-func (d *Dimension) row(class uint32) uint32 {
+// RowOf is the number of a class's row.
+func (d *Dimension) RowOf(class uint32) int {
 	if int(class) < len(d.Row) {
-		return d.Row[class]
+		return int(d.Row[class])
 	}
 	return 0
 }
 
 // Vector is the row of a class.
 func (d *Dimension) Vector(class uint32) []Block {
-	row := int(d.row(class))
+	row := d.RowOf(class)
 	return d.Blocks[row*d.Width : (row+1)*d.Width]
 }
 

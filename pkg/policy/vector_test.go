@@ -92,7 +92,7 @@ func TestDimensionsSayWhichRulesMatch(t *testing.T) {
 				}
 			}
 		}
-		rows := make(map[string]uint32)
+		rows := make(map[string]int)
 		for class := range uint32(len(classes)) {
 			var content []byte
 			for w := range d.Width * 64 {
@@ -100,10 +100,10 @@ func TestDimensionsSayWhichRulesMatch(t *testing.T) {
 					content = append(content, byte(d.Word(class, w)>>shift))
 				}
 			}
-			if row, ok := rows[string(content)]; ok && row != d.row(class) && d.base[0] == d.base[1] && class != 0 {
-				t.Fatalf("rows %d and %d are equal", row, d.row(class))
+			if row, ok := rows[string(content)]; ok && row != d.RowOf(class) && d.base[0] == d.base[1] && class != 0 {
+				t.Fatalf("rows %d and %d are equal", row, d.RowOf(class))
 			}
-			rows[string(content)] = d.row(class)
+			rows[string(content)] = d.RowOf(class)
 		}
 	})
 }

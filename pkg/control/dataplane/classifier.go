@@ -43,6 +43,12 @@ type classifier struct {
 	drift atomic.Uint64 // rulesets that someone else had changed
 	hints map[hint]int  // after a restart
 
+	// numbered is the compiler's last result whose classes have numbers in the kernel,
+	// applied the last that is in the kernel whole; 0: unknown.
+	compiler          *policy.Compiler
+	numbered, applied uint64
+	failed            map[policy.RulesetID]error // the rulesets of applied that are not there
+
 	// The last tables' view of the addresses; nil in the first round.
 	before     map[netip.Prefix]policy.PeerClass
 	beforeNets *bart.Table[policy.PeerClass]
@@ -76,6 +82,7 @@ func (c *classifier) load(used []uint32) error {
 	if err != nil {
 		return err
 	}
+	c.applied = 0
 	c.addresses, c.carriers = make(map[netip.Prefix]uint32, len(hosts)+len(nets)), make(map[uint32]int)
 	for a, k := range hosts {
 		c.addresses[netip.PrefixFrom(a.Addr(), a.Addr().BitLen())] = k
@@ -160,37 +167,80 @@ type placed struct {
 
 // ensure brings the tables into the kernel, up to the switch of the endpoints. A
 // ruleset that there is no room for is no error of the whole.
+//
+// What the tables say has changed is all that is written, if the kernel has the result
+// before whole. Otherwise everything is compared.
 func (c *classifier) ensure(t *policy.Tables, now time.Time) (placed, error) {
 	c.extents.reap(now)
+	whole := c.applied
+	if c.applied = 0; t.Compiler != c.compiler {
+		whole = 0
+	}
+	var touched map[policy.RulesetID]bool
+	var err error
+	switch {
+	case whole != 0 && t.Result == whole:
+		c.placeChanged(t, [4][]uint32{})
+	case whole != 0 && t.Result == whole+1:
+		touched, err = c.follow(t)
+	default:
+		touched, err = c.compare(t)
+	}
+	in := placed{bases: make(map[policy.RulesetID]uint32, len(c.live)), failed: c.failed, touched: touched}
+	for id, r := range c.live {
+		if c.failed[id] == nil {
+			in.bases[id] = uint32(r.base)
+		}
+	}
+	if err == nil {
+		c.applied = t.Result
+	}
+	return in, err
+}
+
+// compare makes the kernel's tables what they should be, whatever they are.
+func (c *classifier) compare(t *policy.Tables) (touched map[policy.RulesetID]bool, err error) {
 	ports := portTable(t)
 	c.number(t, ports)
+	c.failed = make(map[policy.RulesetID]error)
+	used := c.used(t)
+	for _, id := range c.placingOrder(t) {
+		if from := t.Rulesets[id]; used[id] || c.live[id] != nil {
+			c.note(id, from, c.place(id, from))
+		}
+	}
+	c.leave(t)
+	bridged, written := c.bridge(t, ports), c.writePorts(ports)
+	touched, err = c.writeAddresses(t)
+	return touched, errors.Join(bridged, written, err)
+}
 
-	in := placed{bases: make(map[policy.RulesetID]uint32, len(t.Rulesets)), failed: make(map[policy.RulesetID]error)}
+// used are the rulesets that endpoints want.
+func (c *classifier) used(t *policy.Tables) map[policy.RulesetID]bool {
 	used := make(map[policy.RulesetID]bool)
 	for _, r := range t.Endpoints {
 		used[r.Egress], used[r.Ingress] = true, true
 	}
-	for _, id := range c.placingOrder(t) {
-		from := t.Rulesets[id]
-		if !used[id] && c.live[id] == nil {
-			continue
-		}
-		if err := c.place(id, from); err != nil {
-			in.failed[id] = fmt.Errorf("ruleset of %d rules: %w", len(from.Rules), err)
-			continue
-		}
-		in.bases[id] = uint32(c.live[id].base)
+	delete(used, 0)
+	return used
+}
+
+// note keeps why a ruleset is not in the kernel, if it is not.
+func (c *classifier) note(id policy.RulesetID, from *policy.Ruleset, err error) {
+	if delete(c.failed, id); err != nil {
+		c.failed[id] = fmt.Errorf("ruleset of %d rules: %w", len(from.Rules), err)
 	}
+}
+
+// leave parts with the rulesets that are not in the tables any more.
+func (c *classifier) leave(t *policy.Tables) {
 	for id, r := range c.live {
 		if t.Rulesets[id] == nil {
 			c.leaving = append(c.leaving, r)
 			delete(c.live, id)
+			delete(c.failed, id)
 		}
 	}
-	bridged, written := c.bridge(t, ports), c.writePorts(ports)
-	var err error
-	in.touched, err = c.writeAddresses(t)
-	return in, errors.Join(bridged, written, err)
 }
 
 // number gives every class in use its number in the kernel.
@@ -205,7 +255,15 @@ func (c *classifier) number(t *policy.Tables, ports []kernel.PortClass) {
 	for r := range t.DestinationPorts.Ranges() {
 		destinations[uint32(r.Class)] = true
 	}
-	if c.before == nil { // after a restart
+	// After a restart the numbers of a former process are taken over. A number of the
+	// compiler's can have got another meaning in a result that we have missed.
+	missed := t.Result > c.numbered+1 || t.Compiler != c.compiler
+	if c.numbered, c.compiler = t.Result, t.Compiler; missed {
+		c.peers.forget()
+		c.sources.forget()
+		c.destinations.forget()
+	}
+	if c.before == nil || missed {
 		pairs := make(map[[2]uint32]bool)
 		for p, class := range t.Peers {
 			if k, ok := c.addresses[p]; ok {
@@ -236,13 +294,11 @@ func (c *classifier) number(t *policy.Tables, ports []kernel.PortClass) {
 // place makes sure that a ruleset is in the kernel with rows for all classes: where
 // it is, where a former process put it, or at a new place.
 func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset) error {
-	portTop := max(c.sources.top, c.destinations.top)
-	fits := func(r *ruleset) bool { return uint32(r.peers) >= c.peers.top && uint32(r.ports) >= portTop }
-
-	if r := c.live[id]; r != nil && fits(r) {
+	if r := c.live[id]; r != nil && c.fits(r) {
 		if grown, ok := c.encode(r, from); ok {
 			was := r.words
 			r.words = grown
+			r.layOut(from)
 			return c.writeRows(r, was)
 		}
 	}
@@ -252,22 +308,34 @@ func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset) error {
 			return cmp.Compare(c.referred(b, id), c.referred(a, id))
 		})
 		for i, r := range c.leaving {
-			if r.rules != len(from.Rules) || !fits(r) {
+			if r.rules != len(from.Rules) || !c.fits(r) {
 				continue
 			}
 			if same, ok := c.encode(r, from); ok && slices.Equal(same, r.words) {
+				r.layOut(from)
 				c.live[id] = r
 				c.leaving = slices.Delete(c.leaving, i, i+1)
 				return nil
 			}
 		}
 	}
-	r := newRuleset(from, capacity(c.peers.top), capacity(portTop))
+	return c.placeAnew(id, from)
+}
+
+// fits says whether a ruleset has rows for all classes.
+func (c *classifier) fits(r *ruleset) bool {
+	return uint32(r.peers) >= c.peers.top && uint32(r.ports) >= max(c.sources.top, c.destinations.top)
+}
+
+// placeAnew brings a ruleset into the kernel at a new place.
+func (c *classifier) placeAnew(id policy.RulesetID, from *policy.Ruleset) error {
+	r := newRuleset(from, capacity(c.peers.top), capacity(max(c.sources.top, c.destinations.top)))
 	var err error
 	if r.extent, err = c.extents.take(r.size); err != nil {
 		return err
 	}
 	r.words, _ = c.encode(r, from)
+	r.layOut(from)
 	if err := c.kernel.Words.Write(r.base, r.words); err != nil {
 		c.extents.release(r.extent)
 		return err
@@ -426,8 +494,6 @@ func (c *classifier) writeAddresses(t *policy.Tables) (map[policy.RulesetID]bool
 			}
 		}
 	}
-	// Longest prefixes come first and go last, so that no address gets the class of a
-	// shorter prefix in between.
 	var added, changed, gone []netip.Prefix
 	for p, class := range t.Peers {
 		if have, ok := c.addresses[p]; !ok {
@@ -441,17 +507,8 @@ func (c *classifier) writeAddresses(t *policy.Tables) (map[policy.RulesetID]bool
 			gone = append(gone, p)
 		}
 	}
-	slices.SortFunc(added, func(a, b netip.Prefix) int { return b.Bits() - a.Bits() })
-	slices.SortFunc(gone, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() })
-	for _, p := range append(added, changed...) {
-		if err := c.putAddress(p, c.peers.kernel[uint32(t.Peers[p])]); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	for _, p := range gone {
-		if err := c.deleteAddress(p); err != nil {
-			errs = append(errs, err)
-		}
+	if err := c.moveAddresses(t, added, changed, gone); err != nil {
+		errs = append(errs, err)
 	}
 	restarted := c.before == nil && len(added)+len(changed)+len(gone) > 0
 	for id, r := range t.Rulesets {
@@ -470,6 +527,25 @@ func (c *classifier) writeAddresses(t *policy.Tables) (map[policy.RulesetID]bool
 	}
 	c.before, c.beforeNets = maps.Clone(t.Peers), after
 	return touched, nil
+}
+
+// moveAddresses writes the classes of addresses. The longest prefixes come first and
+// go last, so that no address gets the class of a shorter prefix in between.
+func (c *classifier) moveAddresses(t *policy.Tables, added, changed, gone []netip.Prefix) error {
+	var errs []error
+	slices.SortFunc(added, func(a, b netip.Prefix) int { return b.Bits() - a.Bits() })
+	slices.SortFunc(gone, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() })
+	for _, p := range append(added, changed...) {
+		if err := c.putAddress(p, c.peers.kernel[uint32(t.Peers[p])]); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, p := range gone {
+		if err := c.deleteAddress(p); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // classBefore is the class that an address had in the last tables.

@@ -7,6 +7,7 @@ package dataplane
 type numbers struct {
 	kernel map[uint32]uint32 // compiler's -> kernel's
 	taken  map[uint32]bool   // kernel's numbers that some address or port may still carry
+	free   []uint32          // those of them that none did when assign looked
 	top    uint32            // one more than the highest kernel number ever taken
 }
 
@@ -77,4 +78,30 @@ func (n *numbers) assign(inUse map[uint32]bool, stillThere func(uint32) bool) {
 	for _, k := range free {
 		n.taken[k] = true // free, but known: the next assign finds it
 	}
+	n.free = free
 }
+
+// renew gives a number to a number of the compiler's that has a new meaning or none
+// yet.
+func (n *numbers) renew(c uint32, stillThere func(uint32) bool) uint32 {
+	if k, ok := n.kernel[c]; ok && !stillThere(k) {
+		return k
+	}
+	k := n.top
+	for len(n.free) > 0 {
+		last := n.free[len(n.free)-1]
+		if n.free = n.free[:len(n.free)-1]; !stillThere(last) {
+			k = last
+			break
+		}
+	}
+	n.kernel[c] = k
+	n.reserve(k, k+1)
+	return k
+}
+
+// has says whether a number of the compiler's has one.
+func (n *numbers) has(c uint32) bool { _, ok := n.kernel[c]; return ok }
+
+// forget drops what the compiler's numbers meant, but not what the kernel's do.
+func (n *numbers) forget() { n.kernel = map[uint32]uint32{0: 0} }

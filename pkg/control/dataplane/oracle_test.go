@@ -89,53 +89,66 @@ func agree(t *testing.T, stores *rapid.Generator[*api.Store], packets int) {
 	pairs := 0
 	rapid.Check(t, func(t *rapid.T) {
 		store := stores.Draw(t, "store")
-		seed := rapid.Uint64().Draw(t, "seed")
-		tables := compiler.Compile(store, nil)
-		state := &desired.State{Dataplane: desired.Dataplane{Policy: tables, Endpoints: localEndpoints(store)}}
-		pretendAttached(d, state)
-		if err := d.Ensure(context.Background(), state); err != nil {
-			t.Fatal(err)
-		}
-		if err := d.Prune(context.Background(), state); err != nil {
-			t.Fatal(err)
-		}
-		owner := make(map[netip.Addr]api.Key)
-		var locals []netip.Addr
-		for key, e := range state.Dataplane.Endpoints {
-			for _, a := range e.Addresses {
-				owner[a] = key
-				locals = append(locals, a)
-			}
-		}
-		if len(locals) == 0 {
-			return
-		}
-		oracle := policytest.NewOracle(store)
-		rng := rand.New(rand.NewPCG(seed, 1))
-		for range packets {
-			local := locals[rng.IntN(len(locals))]
-			direction := []string{"egress", "ingress"}[rng.IntN(2)]
-			p := policytest.RandomPacket(rng, direction, local)
-			if !expressible(p) {
-				continue
-			}
-			want := policy.Allow
-			for side, key := range map[string]api.Key{"egress": owner[p.Source], "ingress": owner[p.Destination]} {
-				if key == (api.Key{}) {
-					continue
-				}
-				steps := oracle.Judge(key, side, p)
-				if last := steps[len(steps)-1]; last.Action != policy.Allow {
-					want = policy.Deny
-				}
-			}
-			if got := run(t, d, direction, p); got != want {
-				t.Fatalf("%s %+v: the program says %d, the oracle %d", direction, p, got, want)
-			}
-			pairs++
-		}
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+		w := ensured(t, d, store, compiler.Compile(store, nil))
+		pairs += judged(t, d, w, store, rng, packets)
 	})
 	t.Logf("%d pairs of policy and packet", pairs)
+}
+
+// ensured brings compiled resources into a dataplane.
+func ensured(t *rapid.T, d *Dataplane, store *api.Store, tables *policy.Tables) *desired.Dataplane {
+	t.Helper()
+	state := &desired.State{Dataplane: desired.Dataplane{Policy: tables, Endpoints: localEndpoints(store)}}
+	pretendAttached(d, state)
+	if err := d.Ensure(context.Background(), state); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Prune(context.Background(), state); err != nil {
+		t.Fatal(err)
+	}
+	return &state.Dataplane
+}
+
+// judged compares what the programs do with random packets with what the oracle
+// says, and returns how many it did.
+func judged(t *rapid.T, d *Dataplane, w *desired.Dataplane, store *api.Store, rng *rand.Rand, packets int) (pairs int) {
+	t.Helper()
+	owner := make(map[netip.Addr]api.Key)
+	var locals []netip.Addr
+	for key, e := range w.Endpoints {
+		for _, a := range e.Addresses {
+			owner[a] = key
+			locals = append(locals, a)
+		}
+	}
+	if len(locals) == 0 {
+		return 0
+	}
+	oracle := policytest.NewOracle(store)
+	for range packets {
+		local := locals[rng.IntN(len(locals))]
+		direction := []string{"egress", "ingress"}[rng.IntN(2)]
+		p := policytest.RandomPacket(rng, direction, local)
+		if !expressible(p) {
+			continue
+		}
+		want := policy.Allow
+		for side, key := range map[string]api.Key{"egress": owner[p.Source], "ingress": owner[p.Destination]} {
+			if key == (api.Key{}) {
+				continue
+			}
+			steps := oracle.Judge(key, side, p)
+			if last := steps[len(steps)-1]; last.Action != policy.Allow {
+				want = policy.Deny
+			}
+		}
+		if got := run(t, d, direction, p); got != want {
+			t.Fatalf("%s %+v: the program says %d, the oracle %d", direction, p, got, want)
+		}
+		pairs++
+	}
+	return pairs
 }
 
 // localEndpoints are the endpoints on this node whose address nobody else has.

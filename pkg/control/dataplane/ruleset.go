@@ -12,6 +12,29 @@ type ruleset struct {
 	rules        int
 	peers, ports int // capacities in classes
 	vectors      int // capacity in words; 0 for a ruleset whose vectors are one word
+
+	from  *policy.Ruleset // what it was encoded from
+	grown [4]vectors      // of more than 64 rules
+	end   int             // where, behind these, the first word is that is not in use
+}
+
+// vectors is where the blocks and words of one dimension are, and how many.
+type vectors struct {
+	blocks, stored          []stretch
+	blockCount, storedCount int
+}
+
+// stretch is a run of a dimension's blocks or words in a ruleset: from its number first
+// on, at index at.
+type stretch struct{ first, at int }
+
+// find is the index of the block or word of a number.
+func find(runs []stretch, number, size int) int {
+	i := len(runs) - 1
+	for runs[i].first > number {
+		i--
+	}
+	return runs[i].at + (number-runs[i].first)*size
 }
 
 const (
@@ -65,6 +88,69 @@ var actions = map[policy.Action]kernel.RuleAction{
 	policy.Deny: kernel.RuleDeny, policy.Allow: kernel.RuleAllow, policy.Pass: kernel.RulePass, policy.Log: kernel.RuleLog,
 }
 
+// layOut notes where encode has put the vectors.
+func (r *ruleset) layOut(from *policy.Ruleset) {
+	r.from = from
+	if r.end = r.firstVector(); r.rules <= smallRules {
+		return
+	}
+	for i, d := range dimensions(from) {
+		stored := r.end + 2*len(d.Blocks)
+		r.grown[i] = vectors{[]stretch{{0, r.end}}, []stretch{{0, stored}}, len(d.Blocks), len(d.Words)}
+		r.end = stored + len(d.Words)
+	}
+}
+
+// extend adds what the compiled ruleset has got since, and the rows of some classes.
+// It returns the runs of words that are different now, in the order in which they
+// have to be written: a vector before the classes that it is of. It is not ok if
+// there is no room.
+func (r *ruleset) extend(classes [4][]uint32, kernel [4]map[uint32]uint32) (changed []extent, ok bool) {
+	rows := [4]func(uint32) int{r.sourceRow, r.destinationRow, r.sourcePortRow, r.destinationPortRow}
+	room := r.size - r.end
+	for i, d := range dimensions(r.from) {
+		if v := &r.grown[i]; r.rules > smallRules {
+			room -= 2*(len(d.Blocks)-v.blockCount) + len(d.Words) - v.storedCount
+		}
+	}
+	if room < 0 {
+		return nil, false
+	}
+	for i, d := range dimensions(r.from) {
+		v := &r.grown[i]
+		if r.rules > smallRules && len(d.Blocks) > v.blockCount {
+			changed = append(changed, r.append(v, d))
+		}
+		for _, class := range classes[i] {
+			at, word := rows[i](kernel[i][class]), uint64(0)
+			if r.rules <= smallRules {
+				word = d.Word(class, 0)
+			} else {
+				word = uint64(find(v.blocks, d.RowOf(class)*d.Width, 2))
+			}
+			if r.words[at] != word {
+				r.words[at] = word
+				changed = append(changed, extent{at, 1})
+			}
+		}
+	}
+	return changed, true
+}
+
+// append adds the blocks and words that a dimension has got.
+func (r *ruleset) append(v *vectors, d *policy.Dimension) extent {
+	from := r.end
+	blocks, words := d.Blocks[v.blockCount:], d.Words[v.storedCount:]
+	v.blocks = append(v.blocks, stretch{v.blockCount, from})
+	v.stored = append(v.stored, stretch{v.storedCount, from + 2*len(blocks)})
+	for i, b := range blocks {
+		r.words[from+2*i], r.words[from+2*i+1] = b.Stored, uint64(find(v.stored, int(b.At), 1))
+	}
+	r.end = from + 2*len(blocks) + copy(r.words[from+2*len(blocks):], words)
+	v.blockCount, v.storedCount = len(d.Blocks), len(d.Words)
+	return extent{from, r.end - from}
+}
+
 // encode returns r's words for a compiled ruleset: as they are in the kernel, with
 // the rows of the classes that are new. Rows of classes that are not in use stay as
 // they are. It is not ok if that cannot be written in place: then the ruleset needs a
@@ -96,11 +182,7 @@ func (c *classifier) encode(r *ruleset, from *policy.Ruleset) (words []uint64, o
 		}
 		copy(words[stored:], d.Words)
 		for class, k := range classes[i] {
-			row := uint32(0)
-			if int(class) < len(d.Row) {
-				row = d.Row[class]
-			}
-			words[rows[i](k)] = uint64(blocks + 2*d.Width*int(row))
+			words[rows[i](k)] = uint64(blocks + 2*d.Width*d.RowOf(class))
 		}
 	}
 	// A packet may be reading: what it may follow must not change under it.

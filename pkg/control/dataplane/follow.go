@@ -1,0 +1,169 @@
+package dataplane
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+
+	kernel "calico-xdp/pkg/maps"
+	"calico-xdp/pkg/policy"
+)
+
+// follow brings what has changed since the last result into the kernel, which has
+// that whole: no endpoint has a ruleset that these tables do not know.
+func (c *classifier) follow(t *policy.Tables) (touched map[policy.RulesetID]bool, err error) {
+	classes := c.renumber(t)
+	c.placeChanged(t, classes)
+	c.leave(t)
+	err = errors.Join(c.followPorts(t), c.followAddresses(t))
+	touched = make(map[policy.RulesetID]bool)
+	for id := range c.live {
+		if slices.ContainsFunc(t.Changes.Moves, func(m [2]policy.PeerClass) bool { return t.Rulesets[id].Affected(m[0], m[1]) }) {
+			touched[id] = true
+		}
+	}
+	if err == nil {
+		c.remember(t)
+	}
+	return touched, err
+}
+
+// renumber gives numbers in the kernel to the classes that are new, or have a new
+// meaning. It returns them, for each dimension.
+func (c *classifier) renumber(t *policy.Tables) (classes [4][]uint32) {
+	peers := make(map[uint32]bool)
+	for _, class := range t.Changes.PeerClasses {
+		peers[uint32(class)] = true
+	}
+	for _, p := range t.Changes.Peers {
+		if class, ok := t.Peers[p]; ok && !c.peers.has(uint32(class)) {
+			peers[uint32(class)] = true
+		}
+	}
+	classes[0] = c.renew(c.peers, peers, func(k uint32) bool { return c.carriers[k] > 0 })
+	classes[1] = classes[0]
+	classes[2] = c.renew(c.sources, portClasses(c.sources, t.Changes.SourcePortClasses, t.Changes.SourcePorts), nobody)
+	classes[3] = c.renew(c.destinations, portClasses(c.destinations, t.Changes.DestinationPortClasses, t.Changes.DestinationPorts), nobody)
+	c.numbered = t.Result
+	return classes
+}
+
+// nobody carries a number of a class without meaning: the compiler has kept it back
+// for two results, and free numbers of the kernel's are those that no port has.
+func nobody(uint32) bool { return false }
+
+func portClasses(n *numbers, born []policy.PortClass, changed []policy.PortRange) map[uint32]bool {
+	classes := make(map[uint32]bool)
+	for _, class := range born {
+		classes[uint32(class)] = true
+	}
+	for _, r := range changed {
+		if !n.has(uint32(r.Class)) {
+			classes[uint32(r.Class)] = true
+		}
+	}
+	return classes
+}
+
+func (c *classifier) renew(n *numbers, classes map[uint32]bool, stillThere func(uint32) bool) []uint32 {
+	list := make([]uint32, 0, len(classes))
+	for class := range classes {
+		n.renew(class, stillThere)
+		list = append(list, class)
+	}
+	return list
+}
+
+// placeChanged brings the rulesets into the kernel that endpoints want and that are
+// not there, and gives rows for these classes to those that are.
+func (c *classifier) placeChanged(t *policy.Tables, classes [4][]uint32) {
+	numbers := [4]map[uint32]uint32{c.peers.kernel, c.peers.kernel, c.sources.kernel, c.destinations.kernel}
+	extend := slices.ContainsFunc(classes[:], func(list []uint32) bool { return len(list) > 0 })
+	for id, r := range c.live {
+		from := t.Rulesets[id]
+		switch {
+		case from == nil: // about to be left
+		case from != r.from || !c.fits(r):
+			c.note(id, from, c.placeAnew(id, from))
+		case extend:
+			changed, ok := r.extend(classes, numbers)
+			if !ok {
+				c.note(id, from, c.placeAnew(id, from))
+				continue
+			}
+			var errs []error
+			for _, x := range changed {
+				errs = append(errs, c.kernel.Words.Write(r.base+x.base, r.words[x.base:x.base+x.size]))
+			}
+			c.note(id, from, errors.Join(errs...))
+		}
+	}
+	for id := range c.used(t) {
+		if from := t.Rulesets[id]; from != nil && (c.live[id] == nil || c.failed[id] != nil) {
+			c.note(id, from, c.placeAnew(id, from))
+		}
+	}
+}
+
+// followPorts gives the ports that have changed their classes.
+func (c *classifier) followPorts(t *policy.Tables) error {
+	put := func(ranges []policy.PortRange, set func(*kernel.PortClass, policy.PortClass)) error {
+		for _, r := range ranges {
+			for port := int(r.From); port <= int(r.To); port++ {
+				i := kernel.PortIndex(r.Protocol, uint16(port))
+				want := c.ports[i]
+				if set(&want, r.Class); want == c.ports[i] {
+					continue
+				}
+				if err := c.kernel.Ports.Put(i, want); err != nil {
+					return err
+				}
+				c.ports[i] = want
+			}
+		}
+		return nil
+	}
+	return errors.Join(
+		put(t.Changes.SourcePorts, func(p *kernel.PortClass, class policy.PortClass) {
+			p.Source = uint16(c.sources.kernel[uint32(class)])
+		}),
+		put(t.Changes.DestinationPorts, func(p *kernel.PortClass, class policy.PortClass) {
+			p.Destination = uint16(c.destinations.kernel[uint32(class)])
+		}))
+}
+
+// followAddresses gives the addresses that have changed their classes.
+func (c *classifier) followAddresses(t *policy.Tables) error {
+	var added, changed, gone []netip.Prefix
+	for _, p := range t.Changes.Peers {
+		class, stays := t.Peers[p]
+		have, there := c.addresses[p]
+		switch {
+		case !stays && there:
+			gone = append(gone, p)
+		case stays && !there:
+			added = append(added, p)
+		case stays && have != c.peers.kernel[uint32(class)]:
+			changed = append(changed, p)
+		}
+	}
+	return c.moveAddresses(t, added, changed, gone)
+}
+
+// remember keeps what the tables say of the addresses, for when they have to be
+// compared.
+func (c *classifier) remember(t *policy.Tables) {
+	for _, p := range t.Changes.Peers {
+		class, ok := t.Peers[p]
+		switch {
+		case !ok:
+			delete(c.before, p)
+			c.beforeNets.Delete(p)
+		case p.IsSingleIP():
+			c.before[p] = class
+		default:
+			c.before[p] = class
+			c.beforeNets.Insert(p, class)
+		}
+	}
+}
