@@ -273,6 +273,9 @@ func (c *classifier) number(t *policy.Tables, ports []kernel.PortClass) {
 		c.peers.adopt(pairs)
 		sourcePairs, destinationPairs := make(map[[2]uint32]bool), make(map[[2]uint32]bool)
 		for i, p := range ports {
+			if i > 0 && p == ports[i-1] && c.ports[i] == c.ports[i-1] {
+				continue // as nearly all are
+			}
 			sourcePairs[[2]uint32{uint32(p.Source), uint32(c.ports[i].Source)}] = true
 			destinationPairs[[2]uint32{uint32(p.Destination), uint32(c.ports[i].Destination)}] = true
 		}
@@ -282,8 +285,10 @@ func (c *classifier) number(t *policy.Tables, ports []kernel.PortClass) {
 	c.peers.assign(inUse, func(k uint32) bool { return c.carriers[k] > 0 })
 	carried := func(dimension func(kernel.PortClass) uint16) func(uint32) bool {
 		there := make(map[uint32]bool)
-		for _, p := range c.ports {
-			there[uint32(dimension(p))] = true
+		for i, p := range c.ports {
+			if i == 0 || p != c.ports[i-1] {
+				there[uint32(dimension(p))] = true
+			}
 		}
 		return func(k uint32) bool { return there[k] }
 	}
