@@ -3,6 +3,7 @@ package policy_test
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"testing"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -167,4 +168,51 @@ func BenchmarkLongPolicy(b *testing.B) {
 			})
 		}
 	}
+}
+
+// BenchmarkNamedPort is a cluster in which every endpoint gives a name to a port, one
+// of three numbers, and policies ask for it by name.
+func BenchmarkNamedPort(b *testing.B) {
+	named := func(i int, number uint16) *api.WorkloadEndpoint {
+		w := endpointOf(i, 1000, fmt.Sprint("app-", i%100))
+		w.Spec.Ports = []api.WorkloadPort{{Name: "http", Protocol: numorstring.ProtocolFromString("TCP"), Port: number}}
+		return w
+	}
+	store := cluster(0, 1_000, 1)
+	for i := range 100_000 {
+		store.Apply(change(named(i, uint16(8000+i%3))))
+	}
+	for i := range 1_000 {
+		p := policyOf(i, 443)
+		p.Spec.Ingress[0].Destination.Ports = []numorstring.Port{numorstring.NamedPort("http")}
+		store.Apply(change(p))
+	}
+	compiler := policy.NewCompiler(policytest.Node)
+	compiler.Compile(store, nil)
+	b.Run("number that others have", func(b *testing.B) {
+		for i := 0; b.Loop(); i++ {
+			update(compiler, store, named(1, uint16(8000+i%3)))
+		}
+	})
+	b.Run("number that nobody else has", func(b *testing.B) {
+		for i := 0; b.Loop(); i++ {
+			update(compiler, store, named(1, uint16(9000+i%100)))
+		}
+	})
+}
+
+// BenchmarkMemory reports what a compiler for a large cluster keeps.
+func BenchmarkMemory(b *testing.B) {
+	store := cluster(100_000, 1_000, 1_000)
+	var before, after runtime.MemStats
+	for b.Loop() {
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		compiler := policy.NewCompiler(policytest.Node)
+		compiler.Compile(store, nil)
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		runtime.KeepAlive(compiler)
+	}
+	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/(1<<20), "MB-kept")
 }

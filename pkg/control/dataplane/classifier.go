@@ -1,11 +1,9 @@
 package dataplane
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -54,12 +52,6 @@ type classifier struct {
 	beforeNets *bart.Table[policy.PeerClass]
 }
 
-// hint is a ruleset in the kernel that an endpoint has which wants the ruleset id.
-type hint struct {
-	base uint32
-	id   policy.RulesetID
-}
-
 func newClassifier(k *kernel.Maps, log *slog.Logger) *classifier {
 	return &classifier{
 		kernel: k, log: log,
@@ -69,91 +61,6 @@ func newClassifier(k *kernel.Maps, log *slog.Logger) *classifier {
 		sources:      newNumbers(),
 		destinations: newNumbers(),
 	}
-}
-
-// load reads back what the kernel has. used are the rulesets that endpoints
-// refer to; what they hold is kept as it is until they are left.
-func (c *classifier) load(used []uint32) error {
-	hosts, err := c.kernel.HostClasses.Load()
-	if err != nil {
-		return err
-	}
-	nets, err := c.kernel.NetClasses.Load()
-	if err != nil {
-		return err
-	}
-	c.applied = 0
-	c.addresses, c.carriers = make(map[netip.Prefix]uint32, len(hosts)+len(nets)), make(map[uint32]int)
-	for a, k := range hosts {
-		c.addresses[netip.PrefixFrom(a.Addr(), a.Addr().BitLen())] = k
-	}
-	for p, k := range nets {
-		c.addresses[p.Prefix()] = k
-	}
-	for _, k := range c.addresses {
-		c.carriers[k]++
-	}
-	if c.ports, err = c.kernel.Ports.Load(); err != nil {
-		return err
-	}
-	if len(c.live) > 0 || len(c.leaving) > 0 {
-		return c.repair() // a later reading: what we handed out is known
-	}
-	if err := c.loadRulesets(used); err != nil {
-		return err
-	}
-	// A former process's numbers fit into its rulesets. Any other number is nobody's.
-	var peers, ports uint32
-	for _, r := range c.leaving {
-		peers, ports = max(peers, uint32(r.peers)), max(ports, uint32(r.ports))
-	}
-	for k := range c.carriers {
-		c.peers.reserve(k, peers)
-	}
-	for _, p := range c.ports {
-		c.sources.reserve(uint32(p.Source), ports)
-		c.destinations.reserve(uint32(p.Destination), ports)
-	}
-	return nil
-}
-
-// loadRulesets reads the rulesets of a former process. What is none is left out:
-// endpoints that refer to it drop, and are written anew.
-func (c *classifier) loadRulesets(used []uint32) error {
-	slices.Sort(used)
-	for _, base := range slices.Compact(used) {
-		if int(base) > c.kernel.Words.Len()-headerWords {
-			continue
-		}
-		header, err := c.kernel.Words.Read(int(base), headerWords)
-		if err != nil {
-			return err
-		}
-		r := readRuleset(int(base), header)
-		if r.rules == 0 || r.rules > policy.MaxRules || !c.extents.claim(r.extent) {
-			continue
-		}
-		if r.words, err = c.kernel.Words.Read(r.base, r.size); err != nil {
-			return err
-		}
-		c.leaving = append(c.leaving, r)
-	}
-	return nil
-}
-
-// repair writes the words of rulesets again that someone else has changed.
-func (c *classifier) repair() error {
-	var errs []error
-	for id, r := range c.live {
-		have, err := c.kernel.Words.Read(r.base, r.size)
-		if err == nil && !slices.Equal(have, r.words) {
-			c.drift.Add(1)
-			c.log.Warn("ruleset was changed by someone else", "ruleset", id, "word", r.base)
-			err = c.writeRows(r, have)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
 }
 
 // placed is what became of the rulesets: where each is in the kernel, or why it is
@@ -204,8 +111,11 @@ func (c *classifier) compare(t *policy.Tables) (touched map[policy.RulesetID]boo
 	c.number(t, ports)
 	c.failed = make(map[policy.RulesetID]error)
 	used := c.used(t)
-	for _, id := range c.placingOrder(t) {
-		if from := t.Rulesets[id]; used[id] || c.live[id] != nil {
+	if c.before == nil {
+		c.adoptRulesets(t, used)
+	}
+	for id, from := range t.Rulesets {
+		if used[id] || c.live[id] != nil {
 			c.note(id, from, c.place(id, from))
 		}
 	}
@@ -297,7 +207,7 @@ func (c *classifier) number(t *policy.Tables, ports []kernel.PortClass) {
 }
 
 // place makes sure that a ruleset is in the kernel with rows for all classes: where
-// it is, where a former process put it, or at a new place.
+// it is, or at a new place.
 func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset) error {
 	if r := c.live[id]; r != nil && c.fits(r) {
 		if grown, ok := c.encode(r, from); ok {
@@ -305,23 +215,6 @@ func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset) error {
 			r.words = grown
 			r.layOut(from)
 			return c.writeRows(r, was)
-		}
-	}
-	if c.before == nil {
-		// Equal rulesets of different ids are told apart by who refers to them.
-		slices.SortStableFunc(c.leaving, func(a, b *ruleset) int {
-			return cmp.Compare(c.referred(b, id), c.referred(a, id))
-		})
-		for i, r := range c.leaving {
-			if r.rules != len(from.Rules) || !c.fits(r) {
-				continue
-			}
-			if same, ok := c.encode(r, from); ok && slices.Equal(same, r.words) {
-				r.layOut(from)
-				c.live[id] = r
-				c.leaving = slices.Delete(c.leaving, i, i+1)
-				return nil
-			}
 		}
 	}
 	return c.placeAnew(id, from)
@@ -350,29 +243,6 @@ func (c *classifier) placeAnew(id policy.RulesetID, from *policy.Ruleset) error 
 	}
 	c.live[id] = r
 	return nil
-}
-
-// placingOrder is the rulesets, those first that are judged by already: of equal ones
-// in the kernel each has to get its own.
-func (c *classifier) placingOrder(t *policy.Tables) []policy.RulesetID {
-	hinted := make(map[policy.RulesetID]bool)
-	for h := range c.hints {
-		hinted[h.id] = true
-	}
-	return slices.SortedFunc(maps.Keys(t.Rulesets), func(a, b policy.RulesetID) int {
-		if hinted[a] != hinted[b] {
-			if hinted[a] {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Compare(a, b)
-	})
-}
-
-// referred says how many endpoints that want a ruleset have r.
-func (c *classifier) referred(r *ruleset, id policy.RulesetID) int {
-	return c.hints[hint{uint32(r.base), id}]
 }
 
 // writeRows writes the words of r that differ from was.
@@ -470,130 +340,5 @@ func (c *classifier) writePorts(ports []kernel.PortClass) error {
 		}
 		c.ports[i] = want
 	}
-	return nil
-}
-
-// writeAddresses gives every address its class. It returns the rulesets that judge
-// some address otherwise than before.
-func (c *classifier) writeAddresses(t *policy.Tables) (map[policy.RulesetID]bool, error) {
-	touched := make(map[policy.RulesetID]bool)
-	moves := make(map[[2]policy.PeerClass]bool)
-	var errs []error
-	after := c.beforeNets
-	if c.before == nil || !maps.Equal(c.before, t.Peers) {
-		after = new(bart.Table[policy.PeerClass])
-		for p, class := range t.Peers {
-			if !p.IsSingleIP() {
-				after.Insert(p, class)
-			}
-		}
-		for p, class := range t.Peers {
-			if was, known := c.classBefore(p); known && was != class {
-				moves[[2]policy.PeerClass{was, class}] = true
-			}
-		}
-		for p, was := range c.before {
-			if _, stays := t.Peers[p]; !stays {
-				class, _ := after.LookupPrefix(p)
-				moves[[2]policy.PeerClass{was, class}] = true
-			}
-		}
-	}
-	var added, changed, gone []netip.Prefix
-	for p, class := range t.Peers {
-		if have, ok := c.addresses[p]; !ok {
-			added = append(added, p)
-		} else if have != c.peers.kernel[uint32(class)] {
-			changed = append(changed, p)
-		}
-	}
-	for p := range c.addresses {
-		if _, stays := t.Peers[p]; !stays {
-			gone = append(gone, p)
-		}
-	}
-	if err := c.moveAddresses(t, added, changed, gone); err != nil {
-		errs = append(errs, err)
-	}
-	restarted := c.before == nil && len(added)+len(changed)+len(gone) > 0
-	for id, r := range t.Rulesets {
-		for m := range moves {
-			if m[0] != m[1] && r.Affected(m[0], m[1]) {
-				touched[id] = true
-				break
-			}
-		}
-		if restarted {
-			touched[id] = true
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return touched, err // before stays: what is affected is so next time too
-	}
-	c.before, c.beforeNets = maps.Clone(t.Peers), after
-	return touched, nil
-}
-
-// moveAddresses writes the classes of addresses. The longest prefixes come first and
-// go last, so that no address gets the class of a shorter prefix in between.
-func (c *classifier) moveAddresses(t *policy.Tables, added, changed, gone []netip.Prefix) error {
-	var errs []error
-	slices.SortFunc(added, func(a, b netip.Prefix) int { return b.Bits() - a.Bits() })
-	slices.SortFunc(gone, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() })
-	for _, p := range append(added, changed...) {
-		if err := c.putAddress(p, c.peers.kernel[uint32(t.Peers[p])]); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	for _, p := range gone {
-		if err := c.deleteAddress(p); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// classBefore is the class that an address had in the last tables.
-func (c *classifier) classBefore(p netip.Prefix) (class policy.PeerClass, known bool) {
-	if c.before == nil {
-		return 0, false
-	}
-	if class, ok := c.before[p]; ok {
-		return class, true
-	}
-	class, _ = c.beforeNets.LookupPrefix(p)
-	return class, true
-}
-
-func (c *classifier) putAddress(p netip.Prefix, k uint32) error {
-	var err error
-	if p.IsSingleIP() {
-		err = c.kernel.HostClasses.Put(kernel.NewAddress(p.Addr()), k)
-	} else {
-		err = c.kernel.NetClasses.Put(kernel.NewPrefix(p), k)
-	}
-	if err != nil {
-		return fmt.Errorf("class of %s: %w", p, err)
-	}
-	if have, ok := c.addresses[p]; ok {
-		c.carriers[have]--
-	}
-	c.addresses[p] = k
-	c.carriers[k]++
-	return nil
-}
-
-func (c *classifier) deleteAddress(p netip.Prefix) error {
-	var err error
-	if p.IsSingleIP() {
-		err = c.kernel.HostClasses.Delete(kernel.NewAddress(p.Addr()))
-	} else {
-		err = c.kernel.NetClasses.Delete(kernel.NewPrefix(p))
-	}
-	if err != nil {
-		return fmt.Errorf("class of %s: %w", p, err)
-	}
-	c.carriers[c.addresses[p]]--
-	delete(c.addresses, p)
 	return nil
 }

@@ -1,0 +1,139 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/gaissmai/bart"
+
+	kernel "calico-xdp/pkg/maps"
+	"calico-xdp/pkg/policy"
+)
+
+// writeAddresses gives every address its class. It returns the rulesets that judge
+// some address otherwise than before.
+func (c *classifier) writeAddresses(t *policy.Tables) (map[policy.RulesetID]bool, error) {
+	touched := make(map[policy.RulesetID]bool)
+	moves := make(map[[2]policy.PeerClass]bool)
+	var errs []error
+	after := c.beforeNets
+	if c.before == nil || !maps.Equal(c.before, t.Peers) {
+		after = new(bart.Table[policy.PeerClass])
+		for p, class := range t.Peers {
+			if !p.IsSingleIP() {
+				after.Insert(p, class)
+			}
+		}
+		for p, class := range t.Peers {
+			if was, known := c.classBefore(p); known && was != class {
+				moves[[2]policy.PeerClass{was, class}] = true
+			}
+		}
+		for p, was := range c.before {
+			if _, stays := t.Peers[p]; !stays {
+				class, _ := after.LookupPrefix(p)
+				moves[[2]policy.PeerClass{was, class}] = true
+			}
+		}
+	}
+	var added, changed, gone []netip.Prefix
+	for p, class := range t.Peers {
+		if have, ok := c.addresses[p]; !ok {
+			added = append(added, p)
+		} else if have != c.peers.kernel[uint32(class)] {
+			changed = append(changed, p)
+		}
+	}
+	for p := range c.addresses {
+		if _, stays := t.Peers[p]; !stays {
+			gone = append(gone, p)
+		}
+	}
+	if err := c.moveAddresses(t, added, changed, gone); err != nil {
+		errs = append(errs, err)
+	}
+	restarted := c.before == nil && len(added)+len(changed)+len(gone) > 0
+	for id, r := range t.Rulesets {
+		for m := range moves {
+			if m[0] != m[1] && r.Affected(m[0], m[1]) {
+				touched[id] = true
+				break
+			}
+		}
+		if restarted {
+			touched[id] = true
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return touched, err // before stays: what is affected is so next time too
+	}
+	c.before, c.beforeNets = maps.Clone(t.Peers), after
+	return touched, nil
+}
+
+// moveAddresses writes the classes of addresses. The longest prefixes come first and
+// go last, so that no address gets the class of a shorter prefix in between.
+func (c *classifier) moveAddresses(t *policy.Tables, added, changed, gone []netip.Prefix) error {
+	var errs []error
+	slices.SortFunc(added, func(a, b netip.Prefix) int { return b.Bits() - a.Bits() })
+	slices.SortFunc(gone, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() })
+	for _, p := range append(added, changed...) {
+		if err := c.putAddress(p, c.peers.kernel[uint32(t.Peers[p])]); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, p := range gone {
+		if err := c.deleteAddress(p); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// classBefore is the class that an address had in the last tables.
+func (c *classifier) classBefore(p netip.Prefix) (class policy.PeerClass, known bool) {
+	if c.before == nil {
+		return 0, false
+	}
+	if class, ok := c.before[p]; ok {
+		return class, true
+	}
+	class, _ = c.beforeNets.LookupPrefix(p)
+	return class, true
+}
+
+func (c *classifier) putAddress(p netip.Prefix, k uint32) error {
+	var err error
+	if p.IsSingleIP() {
+		err = c.kernel.HostClasses.Put(kernel.NewAddress(p.Addr()), k)
+	} else {
+		err = c.kernel.NetClasses.Put(kernel.NewPrefix(p), k)
+	}
+	if err != nil {
+		return fmt.Errorf("class of %s: %w", p, err)
+	}
+	if have, ok := c.addresses[p]; ok {
+		c.carriers[have]--
+	}
+	c.addresses[p] = k
+	c.carriers[k]++
+	return nil
+}
+
+func (c *classifier) deleteAddress(p netip.Prefix) error {
+	var err error
+	if p.IsSingleIP() {
+		err = c.kernel.HostClasses.Delete(kernel.NewAddress(p.Addr()))
+	} else {
+		err = c.kernel.NetClasses.Delete(kernel.NewPrefix(p))
+	}
+	if err != nil {
+		return fmt.Errorf("class of %s: %w", p, err)
+	}
+	c.carriers[c.addresses[p]]--
+	delete(c.addresses, p)
+	return nil
+}
