@@ -55,7 +55,9 @@ func (c *classifier) writeAddresses(t *policy.Tables) (map[policy.RulesetID]bool
 	if err := c.moveAddresses(t, added, changed, gone); err != nil {
 		errs = append(errs, err)
 	}
-	restarted := c.before == nil && len(added)+len(changed)+len(gone) > 0
+	// What a class meant in a result that is too long ago is not known any more.
+	lost := c.before == nil || t.Compiler != c.compiler || t.Result > c.seen+2
+	lost = lost && len(added)+len(changed)+len(gone) > 0
 	for id, r := range t.Rulesets {
 		for m := range moves {
 			if m[0] != m[1] && r.Affected(m[0], m[1]) {
@@ -63,14 +65,14 @@ func (c *classifier) writeAddresses(t *policy.Tables) (map[policy.RulesetID]bool
 				break
 			}
 		}
-		if restarted {
+		if lost {
 			touched[id] = true
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return touched, err // before stays: what is affected is so next time too
 	}
-	c.before, c.beforeNets = maps.Clone(t.Peers), after
+	c.before, c.beforeNets, c.seen, c.compiler = maps.Clone(t.Peers), after, t.Result, t.Compiler
 	return touched, nil
 }
 

@@ -41,15 +41,19 @@ type classifier struct {
 	drift atomic.Uint64 // rulesets that someone else had changed
 	hints map[hint]int  // after a restart
 
-	// numbered is the compiler's last result whose classes have numbers in the kernel,
-	// applied the last that is in the kernel whole; 0: unknown.
-	compiler          *policy.Compiler
-	numbered, applied uint64
-	failed            map[policy.RulesetID]error // the rulesets of applied that are not there
+	// numbered is the last result whose classes have numbers in the kernel, and whose it
+	// is; applied that of compiler which is in the kernel whole; 0: unknown.
+	numbered   uint64
+	numberedBy *policy.Compiler
+	applied    uint64
+	compiler   *policy.Compiler
+	failed     map[policy.RulesetID]error // the rulesets of applied that are not there
 
-	// The last tables' view of the addresses; nil in the first round.
+	// The view that the last tables in the kernel, those of result seen, have of the
+	// addresses; nil in the first round.
 	before     map[netip.Prefix]policy.PeerClass
 	beforeNets *bart.Table[policy.PeerClass]
+	seen       uint64
 }
 
 func newClassifier(k *kernel.Maps, log *slog.Logger) *classifier {
@@ -167,8 +171,8 @@ func (c *classifier) number(t *policy.Tables, ports []kernel.PortClass) {
 	}
 	// After a restart the numbers of a former process are taken over. A number of the
 	// compiler's can have got another meaning in a result that we have missed.
-	missed := t.Result > c.numbered+1 || t.Compiler != c.compiler
-	if c.numbered, c.compiler = t.Result, t.Compiler; missed {
+	missed := t.Result > c.numbered+1 || t.Compiler != c.numberedBy
+	if c.numbered, c.numberedBy = t.Result, t.Compiler; missed {
 		c.peers.forget()
 		c.sources.forget()
 		c.destinations.forget()

@@ -153,6 +153,7 @@ func (c *classifier) followAddresses(t *policy.Tables) error {
 // remember keeps what the tables say of the addresses, for when they have to be
 // compared.
 func (c *classifier) remember(t *policy.Tables) {
+	c.seen = t.Result
 	for _, p := range t.Changes.Peers {
 		class, ok := t.Peers[p]
 		switch {

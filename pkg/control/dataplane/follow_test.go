@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -31,6 +32,7 @@ func TestFollowingChanges(test *testing.T) {
 		}
 		compiler := policy.NewCompiler(policytest.Node)
 		var changes []api.Change
+		var memory []remembrance
 		for range rapid.IntRange(2, 6).Draw(t, "steps") {
 			tables := compiler.Compile(store, changes)
 			changes = policytest.Changes().Draw(t, "changes")
@@ -49,6 +51,8 @@ func TestFollowingChanges(test *testing.T) {
 				compared++
 			}
 			w := ensured(t, d, store, tables)
+			rejudged(t, d, w, memory)
+			memory = remembered(t, d, w, rng)
 			judged(t, d, w, store, rng, 20)
 			if long == 0 && rng.IntN(5) == 0 {
 				sound := generationless(test, d)
@@ -64,6 +68,54 @@ func TestFollowingChanges(test *testing.T) {
 		}
 	})
 	test.Logf("%d results followed, %d compared", followed, compared)
+}
+
+// remembrance is a packet, its verdict, and the generations of the endpoints that had
+// their part in it.
+type remembrance struct {
+	direction   string
+	packet      policy.Packet
+	verdict     policy.Action
+	generations map[api.Key]uint32
+}
+
+func remembered(t *rapid.T, d *Dataplane, w *desired.Dataplane, rng *rand.Rand) (out []remembrance) {
+	for _, e := range w.Endpoints {
+		for _, a := range e.Addresses {
+			for _, direction := range []string{"egress", "ingress"} {
+				p := policytest.RandomPacket(rng, direction, a)
+				if !expressible(p) {
+					continue
+				}
+				out = append(out, remembrance{direction, p, run(t, d, direction, p), generations(d, w, p)})
+			}
+		}
+	}
+	return out
+}
+
+// generations are those of the local endpoints at both ends of a packet.
+func generations(d *Dataplane, w *desired.Dataplane, p policy.Packet) map[api.Key]uint32 {
+	out := make(map[api.Key]uint32)
+	for key, e := range w.Endpoints {
+		for _, a := range e.Addresses {
+			if a == p.Source || a == p.Destination {
+				out[key] = d.endpoints.records[d.endpoints.slots[key]].Generation
+			}
+		}
+	}
+	return out
+}
+
+// rejudged checks that where a verdict is another one than before, a flow that was
+// judged before would be judged again.
+func rejudged(t *rapid.T, d *Dataplane, w *desired.Dataplane, memory []remembrance) {
+	t.Helper()
+	for _, m := range memory {
+		if now := run(t, d, m.direction, m.packet); now != m.verdict && maps.Equal(m.generations, generations(d, w, m.packet)) {
+			t.Fatalf("%s %+v: %d became %d in the same generations %v", m.direction, m.packet, m.verdict, now, m.generations)
+		}
+	}
 }
 
 // longPolicy has this many rules that match nothing that is sent, in front of those
