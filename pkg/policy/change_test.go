@@ -82,11 +82,12 @@ func TestNoPacketSeesHalfAChange(t *testing.T) {
 			old, fresh := history[len(history)-1], snapshot(compiler.Compile(store, changes))
 			tellsWhatChanged(t, old, fresh)
 			agree(t, store, fresh, rng.Uint64(), 3)
-			for key, rulesets := range old.Endpoints {
+			hostsAgree(t, store, fresh, rng.Uint64(), 2)
+			for key, rulesets := range inUse(old) {
 				for range 5 {
-					for _, direction := range bothDirections {
+					for _, id := range rulesets {
+						direction := bothDirections[rng.IntN(2)]
 						p := policytest.RandomPacket(rng, direction, netip.Addr{})
-						id := rulesetIn(rulesets, direction)
 						before := steps(old, id, p)
 
 						// The old ruleset, the old classes, the new vectors.
@@ -124,14 +125,32 @@ func TestNoPacketSeesHalfAChange(t *testing.T) {
 	})
 }
 
+// inUse are the rulesets that endpoints have.
+func inUse(t *policy.Tables) map[api.Key][]policy.RulesetID {
+	out := make(map[api.Key][]policy.RulesetID)
+	for key, r := range t.Endpoints {
+		out[key] = []policy.RulesetID{r.Egress, r.Ingress}
+	}
+	for key := range t.HostEndpoints {
+		for _, stage := range []string{"untracked", "preDNAT", "forward", "normal"} {
+			for _, direction := range bothDirections {
+				if id := hostStage(t.HostEndpoints[key], stage, direction); id != 0 {
+					out[key] = append(out[key], id)
+				}
+			}
+		}
+	}
+	return out
+}
+
 // numbersKeepTheirMeaning checks what the last result says about the numbers
 // that were in use in the two before it.
 func numbersKeepTheirMeaning(t *rapid.T, history []*policy.Tables) {
 	t.Helper()
 	last := history[len(history)-1]
 	for _, old := range history[max(0, len(history)-3) : len(history)-1] {
-		for _, rulesets := range old.Endpoints {
-			for _, id := range []policy.RulesetID{rulesets.Egress, rulesets.Ingress} {
+		for _, rulesets := range inUse(old) {
+			for _, id := range rulesets {
 				was, is := old.Rulesets[id], last.Rulesets[id]
 				if is == nil {
 					continue
@@ -190,7 +209,7 @@ func same(a, b *policy.Tables) bool {
 	}
 	return reflect.DeepEqual(a.Peers, b.Peers) && a.PeerClasses == b.PeerClasses &&
 		reflect.DeepEqual(a.SourcePorts, b.SourcePorts) && reflect.DeepEqual(a.DestinationPorts, b.DestinationPorts) &&
-		reflect.DeepEqual(a.Endpoints, b.Endpoints) && slices.Equal(problems(a), problems(b)) &&
+		reflect.DeepEqual(a.Endpoints, b.Endpoints) && reflect.DeepEqual(a.HostEndpoints, b.HostEndpoints) && slices.Equal(problems(a), problems(b)) &&
 		reflect.DeepEqual(keys(a.Rulesets), keys(b.Rulesets)) && sameRulesets(a, b)
 }
 

@@ -68,6 +68,59 @@ func agree(t *rapid.T, store *api.Store, tables *policy.Tables, seed uint64, n i
 	}
 }
 
+// hostStage is the ruleset of a host endpoint for one stage.
+func hostStage(r policy.HostRulesets, stage, direction string) policy.RulesetID {
+	switch stage {
+	case "untracked":
+		return rulesetIn(r.Untracked, direction)
+	case "preDNAT":
+		if direction == "ingress" {
+			return r.PreDNAT
+		}
+		return 0
+	case "forward":
+		return rulesetIn(r.Forward, direction)
+	}
+	return rulesetIn(r.Normal, direction)
+}
+
+// hostsAgree does the same for the host endpoints.
+func hostsAgree(t *rapid.T, store *api.Store, tables *policy.Tables, seed uint64, n int) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(seed, 1))
+	oracle := policytest.NewOracle(store)
+	for key, h := range api.All[*api.HostEndpoint](store, api.KindHostEndpoint) {
+		rulesets, ok := tables.HostEndpoints[key]
+		if local := h.Spec.Node == policytest.Node; ok != local {
+			t.Fatalf("%s: in the tables: %t, local: %t", key, ok, local)
+		}
+		if !ok {
+			continue
+		}
+		for range n {
+			for _, stage := range []string{"untracked", "preDNAT", "forward", "normal"} {
+				for _, direction := range bothDirections {
+					p := policytest.RandomPacket(rng, direction, netip.Addr{})
+					id := hostStage(rulesets, stage, direction)
+					want := oracle.JudgeHost(key, stage, direction, p)
+					if (id == 0) != (want == nil) {
+						t.Fatalf("%s, %s %s has ruleset %d, want %v\n%s", key, stage, direction, id, want, dump(store))
+					}
+					if got := steps(tables, id, p); !slices.Equal(got, want) {
+						t.Fatalf("%s, %s %s of %+v:\n got %v\nwant %v\n%s", key, stage, direction, p, got, want, dump(store))
+					}
+					if id == 0 {
+						continue
+					}
+					if action, rule := tables.Verdict(id, p); action != want[len(want)-1].Action || rule != want[len(want)-1].Rule {
+						t.Fatalf("%s, %s %s of %+v: verdict %v by %v, want %v", key, stage, direction, p, action, rule, want)
+					}
+				}
+			}
+		}
+	}
+}
+
 func problemText(t *policy.Tables, key api.Key) string {
 	var b strings.Builder
 	for _, p := range t.Problems {
@@ -98,5 +151,80 @@ func TestTablesAgreeWithOracle(t *testing.T) {
 		seed := rapid.Uint64().Draw(t, "seed")
 		tables := policy.NewCompiler(policytest.Node).Compile(store, nil)
 		agree(t, store, tables, seed, 40)
+		hostsAgree(t, store, tables, seed, 20)
+		attributed(t, store, tables)
 	})
+}
+
+// attributed checks that every rule says where it comes from, and that the end of
+// each tier knows the policies that were asked before.
+func attributed(t *rapid.T, store *api.Store, tables *policy.Tables) {
+	t.Helper()
+	oracle := policytest.NewOracle(store)
+	check := func(key api.Key, stage, direction string, id policy.RulesetID) {
+		r := tables.Rulesets[id]
+		if r == nil {
+			return
+		}
+		tiers, asked := oracle.Asked(key, stage, direction)
+		for n, s := range r.Segments {
+			if s.Tier == "" {
+				if stage != "normal" || len(s.Policies) != 1 || s.Policies[0].Kind != api.KindProfile {
+					t.Fatalf("%s %s %s: segment %+v", key, stage, direction, s)
+				}
+				continue
+			}
+			closed := len(r.Rules) == 1 && r.Rules[0].ID.Policy.Name != ""
+			if !closed && (n >= len(tiers) || s.Tier != tiers[n] || !slices.Equal(s.Policies, asked[s.Tier])) {
+				t.Fatalf("%s %s %s: segment %+v, want %v of %v", key, stage, direction, s, asked[s.Tier], tiers)
+			}
+		}
+		for i, rule := range r.Rules {
+			s := r.SegmentOf(i)
+			if rule.ID.Direction != direction {
+				t.Fatalf("%s %s %s: rule %+v", key, stage, direction, rule)
+			}
+			switch {
+			case s == nil:
+				if i != len(r.Rules)-1 || rule.ID != (policy.RuleID{Direction: direction, Index: -1}) {
+					t.Fatalf("%s %s %s: rule %d of %d, %+v, is of no segment", key, stage, direction, i, len(r.Rules), rule)
+				}
+			case rule.ID.Tier != s.Tier || rule.ID.Policy != (api.Key{}) && !slices.Contains(s.Policies, rule.ID.Policy):
+				t.Fatalf("%s %s %s: rule %+v in segment %+v", key, stage, direction, rule, s)
+			case rule.ID.Policy == (api.Key{}) && (i != s.To-1 || rule.ID.Index != -1):
+				t.Fatalf("%s %s %s: rule %d, %+v, in segment %+v", key, stage, direction, i, rule, s)
+			case rule.ID.Index >= 0 && rule.ID.Index >= rulesOf(store, rule.ID):
+				t.Fatalf("%s %s %s: rule %+v", key, stage, direction, rule)
+			}
+		}
+	}
+	for key, r := range tables.Endpoints {
+		check(key, "normal", "ingress", r.Ingress)
+		check(key, "normal", "egress", r.Egress)
+	}
+	for key, r := range tables.HostEndpoints {
+		for _, stage := range []string{"untracked", "preDNAT", "forward", "normal"} {
+			for _, direction := range bothDirections {
+				check(key, stage, direction, hostStage(r, stage, direction))
+			}
+		}
+	}
+}
+
+// rulesOf is how many rules a policy or profile has in a direction.
+func rulesOf(store *api.Store, id policy.RuleID) int {
+	lists := [2][]api.Rule{}
+	switch r := store.Get(id.Policy).(type) {
+	case nil:
+		return 1 // the profile that allows everything
+	case *api.Profile:
+		lists = [2][]api.Rule{r.Spec.Ingress, r.Spec.Egress}
+	default:
+		p, _ := api.PolicyOf(r)
+		lists = [2][]api.Rule{p.Ingress, p.Egress}
+	}
+	if id.Direction == "egress" {
+		return len(lists[1])
+	}
+	return len(lists[0])
 }

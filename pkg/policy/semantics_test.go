@@ -114,6 +114,8 @@ spec: {stagedAction: Set, selector: all(), order: 1, ingress: [{action: Deny}]}
 			web ingress tcp [10.0.0.2]:1000 [10.0.0.1]:80 => Log first/first.a[2], Allow first/first.a[3]
 			web ingress tcp [10.0.0.2]:1000 [10.0.0.1]:81 => Log first/first.a[2], Pass first/end, Pass default/default/b[1], Allow open[0]
 			web ingress gre 10.0.0.2 10.0.0.1 => Pass first/end, Deny default/end`,
+		staged: `
+			StagedGlobalNetworkPolicy(staged)`,
 	}, {
 		name: "orders: number, then the name before kind and namespace; without a number last",
 		resources: web + tiers + `kind: GlobalNetworkPolicy

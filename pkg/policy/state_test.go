@@ -20,9 +20,10 @@ type state struct {
 	resources string // YAML documents
 	// verdicts are lines "endpoint direction protocol source destination =>
 	// rules", with [address]:port or address; ICMP has type.code for the
-	// destination's port.
+	// destination's port. A host endpoint has stage.direction for the direction.
 	verdicts string
 	problems string // one a line
+	staged   string // same
 }
 
 // store returns the state's resources, defaulted.
@@ -56,13 +57,24 @@ func (s state) check(t *testing.T, how string, store *api.Store, tables *policy.
 			key.Namespace, key.Name = namespace, name
 		}
 		p := parsePacket(t, f[2], f[3], f[4])
-		met := steps(tables, rulesetIn(tables.Endpoints[key], f[1]), p)
-		if judged := oracle.Judge(key, f[1], p); s.problems == "" && !slices.Equal(met, judged) {
+		var met, judged []policytest.Step
+		if stage, direction, host := strings.Cut(f[1], "."); host {
+			key = api.Key{Kind: api.KindHostEndpoint, Name: f[0]}
+			met = steps(tables, hostStage(tables.HostEndpoints[key], stage, direction), p)
+			judged = oracle.JudgeHost(key, stage, direction, p)
+		} else {
+			met = steps(tables, rulesetIn(tables.Endpoints[key], f[1]), p)
+			judged = oracle.Judge(key, f[1], p)
+		}
+		if s.problems == "" && !slices.Equal(met, judged) {
 			t.Errorf("%s, %s: %s: the tables say %v, the oracle %v", s.name, how, question, met, judged)
 		}
 		var texts []string
 		for _, step := range met {
 			texts = append(texts, stepText(step))
+		}
+		if met == nil {
+			texts = []string{"no policy"}
 		}
 		got = append(got, strings.Join(f, " ")+" => "+strings.Join(texts, ", "))
 	}
@@ -72,6 +84,11 @@ func (s state) check(t *testing.T, how string, store *api.Store, tables *policy.
 		problems = append(problems, p.Object.String()+": "+p.Err.Error())
 	}
 	compareLines(t, s.name+", "+how+", problems", problems, lines(s.problems))
+	var staged []string
+	for _, key := range tables.Staged {
+		staged = append(staged, key.String())
+	}
+	compareLines(t, s.name+", "+how+", staged", staged, lines(s.staged))
 }
 
 func compareLines(t *testing.T, what string, got, want []string) {
@@ -92,7 +109,7 @@ func lines(text string) []string {
 }
 
 func stepText(s policytest.Step) string {
-	action := [...]string{"?", "Deny", "Allow", "Pass", "Log"}[s.Action]
+	action := [...]string{"?", "Deny", "Allow", "Pass", "Log", "Continue"}[s.Action]
 	var where []string
 	if s.Rule.Tier != "" {
 		where = append(where, s.Rule.Tier)

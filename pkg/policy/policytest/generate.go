@@ -125,7 +125,8 @@ func workload(namespace string, n int) *rapid.Generator[api.Resource] {
 
 func hostEndpoint(t *rapid.T, n int) api.Resource {
 	h := &v3.HostEndpoint{TypeMeta: kind("HostEndpoint"), ObjectMeta: meta("", fmt.Sprint("h", n), labels(t))}
-	h.Spec.Node = Node
+	h.Spec.Node = one(t, []string{Node, Node, Node, "node-2"})
+	h.Spec.InterfaceName = one(t, []string{"*", "eth0", ""})
 	h.Spec.ExpectedIPs = some(t, addresses, 2)
 	h.Spec.Profiles = some(t, profiles, 2)
 	for _, name := range some(t, portNames, 1) {
@@ -174,12 +175,12 @@ func globalNetworkPolicy(t *rapid.T, n int) api.Resource {
 	p.Spec.NamespaceSelector = maybeScope(t, 5)
 	p.Spec.ServiceAccountSelector = maybeScope(t, 6)
 	p.Spec.Types, p.Spec.Ingress, p.Spec.Egress = types(t), rules(t, 3), rules(t, 3)
-	switch rapid.IntRange(0, 15).Draw(t, "flags") {
+	switch rapid.IntRange(0, 11).Draw(t, "flags") {
 	case 1:
 		p.Spec.DoNotTrack, p.Spec.ApplyOnForward = true, true
 	case 2:
 		p.Spec.PreDNAT, p.Spec.ApplyOnForward = true, true
-	case 3:
+	case 3, 4:
 		p.Spec.ApplyOnForward = true
 	}
 	return p

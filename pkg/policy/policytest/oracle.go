@@ -23,7 +23,7 @@ type Step struct {
 }
 
 func (s Step) String() string {
-	action := [...]string{"?", "Deny", "Allow", "Pass", "Log"}[s.Action]
+	action := [...]string{"?", "Deny", "Allow", "Pass", "Log", "Continue"}[s.Action]
 	where := s.Rule.Tier + "/" + s.Rule.Policy.String()
 	if s.Rule.Policy == (api.Key{}) {
 		where = s.Rule.Tier + "/default"
@@ -117,6 +117,7 @@ type aPolicy struct {
 	order                                  float64
 	selector, nsSelector, accountsSelector string
 	ingress, egress                        bool
+	stages                                 []string // at which it is asked
 	rules                                  map[string][]api.Rule
 }
 
@@ -125,7 +126,7 @@ func (o *Oracle) policies() []aPolicy {
 	add := func(key api.Key, tier string, order *float64, selector, ns, accounts string, types []v3.PolicyType, in, eg []api.Rule) {
 		p := aPolicy{
 			key: key, tier: tier, order: math.Inf(1), selector: selector, nsSelector: ns, accountsSelector: accounts,
-			rules: map[string][]api.Rule{"ingress": in, "egress": eg},
+			rules: map[string][]api.Rule{"ingress": in, "egress": eg}, stages: []string{"normal"},
 		}
 		if order != nil {
 			p.order = *order
@@ -146,8 +147,15 @@ func (o *Oracle) policies() []aPolicy {
 		out = append(out, p)
 	}
 	for key, p := range api.All[*api.GlobalNetworkPolicy](o.store, "GlobalNetworkPolicy") {
-		if s := p.Spec; !s.DoNotTrack && !s.PreDNAT {
-			add(key, s.Tier, s.Order, s.Selector, s.NamespaceSelector, s.ServiceAccountSelector, s.Types, s.Ingress, s.Egress)
+		s := p.Spec
+		add(key, s.Tier, s.Order, s.Selector, s.NamespaceSelector, s.ServiceAccountSelector, s.Types, s.Ingress, s.Egress)
+		switch last := &out[len(out)-1]; {
+		case s.DoNotTrack:
+			last.stages = []string{"untracked"}
+		case s.PreDNAT:
+			last.stages = []string{"preDNAT"}
+		case s.ApplyOnForward:
+			last.stages = []string{"normal", "forward"}
 		}
 	}
 	for key, p := range api.All[*api.NetworkPolicy](o.store, "NetworkPolicy") {
@@ -173,21 +181,50 @@ func (p *aPolicy) selects(labels map[string]string) bool {
 		matchesScope(p.accountsSelector, "pcsa.", "projectcalico.org/serviceaccount", labels)
 }
 
-// Judge returns the rules that a packet to (ingress) or from (egress) an endpoint
-// meets: any number of Log and Pass, then the Allow or Deny that decides.
+// Judge returns the rules that a packet to (ingress) or from (egress) a workload
+// endpoint meets: any number of Log and Pass, then the Allow or Deny that decides.
 func (o *Oracle) Judge(endpoint api.Key, direction string, p policy.Packet) []Step {
 	w := o.store.Get(endpoint).(*api.WorkloadEndpoint)
-	labels := o.labelsOf(w)
-	var steps []Step
+	return o.judge(o.labelsOf(w), w.Spec.Profiles, "normal", direction, p)
+}
 
-	tiers := api.All[*api.Tier](o.store, "Tier")
-	byTier := make(map[string][]aPolicy)
+// JudgeHost is Judge for one of the stages of a host endpoint: untracked, preDNAT,
+// forward, normal. It returns nothing if no policy is asked at that stage. The last
+// step is Continue if those that are asked leave it to the next stage.
+func (o *Oracle) JudgeHost(endpoint api.Key, stage, direction string, p policy.Packet) []Step {
+	h := o.store.Get(endpoint).(*api.HostEndpoint)
+	return o.judge(o.inherit(h.Labels, h.Spec.Profiles), h.Spec.Profiles, stage, direction, p)
+}
+
+// Asked returns the tiers that have policies for an endpoint at a stage (normal for a
+// workload), in order, and these policies, in order.
+func (o *Oracle) Asked(endpoint api.Key, stage, direction string) (tiers []string, policies map[string][]api.Key) {
+	var labels map[string]string
+	switch r := o.store.Get(endpoint).(type) {
+	case *api.WorkloadEndpoint:
+		labels = o.labelsOf(r)
+	case *api.HostEndpoint:
+		labels = o.inherit(r.Labels, r.Spec.Profiles)
+	}
+	tiers, byTier, _ := o.asked(labels, stage, direction)
+	policies = make(map[string][]api.Key)
+	for name, list := range byTier {
+		for _, p := range list {
+			policies[name] = append(policies[name], p.key)
+		}
+	}
+	return tiers, policies
+}
+
+func (o *Oracle) asked(labels map[string]string, stage, direction string) (names []string, byTier map[string][]aPolicy, tiers map[api.Key]*api.Tier) {
+	tiers = api.All[*api.Tier](o.store, "Tier")
+	byTier = make(map[string][]aPolicy)
 	for _, pol := range o.policies() {
-		if (direction == "ingress" && pol.ingress || direction == "egress" && pol.egress) && pol.selects(labels) {
+		applies := direction == "ingress" && pol.ingress || direction == "egress" && pol.egress && stage != "preDNAT"
+		if applies && slices.Contains(pol.stages, stage) && pol.selects(labels) {
 			byTier[pol.tier] = append(byTier[pol.tier], pol)
 		}
 	}
-	var names []string
 	for name := range byTier {
 		names = append(names, name)
 	}
@@ -204,6 +241,12 @@ func (o *Oracle) Judge(endpoint api.Key, direction string, p policy.Packet) []St
 		return names[i] < names[j]
 	})
 
+	return names, byTier, tiers
+}
+
+func (o *Oracle) judge(labels map[string]string, profileNames []string, stage, direction string, p policy.Packet) []Step {
+	var steps []Step
+	names, byTier, tiers := o.asked(labels, stage, direction)
 	for _, name := range names {
 		// A policy in a tier that does not exist could mean anything: closed.
 		if tiers[api.Key{Kind: "Tier", Name: name}] == nil && name != "default" {
@@ -229,7 +272,7 @@ func (o *Oracle) Judge(endpoint api.Key, direction string, p policy.Packet) []St
 				}
 			}
 		}
-		if passed {
+		if passed || stage == "untracked" || stage == "preDNAT" {
 			continue
 		}
 		end := Step{policy.Deny, policy.RuleID{Tier: name, Direction: direction, Index: -1}}
@@ -242,8 +285,20 @@ func (o *Oracle) Judge(endpoint api.Key, direction string, p policy.Packet) []St
 		}
 	}
 
+	end := Step{policy.Deny, policy.RuleID{Direction: direction, Index: -1}}
+	switch {
+	case stage != "normal" && len(names) == 0:
+		return nil
+	case stage == "forward":
+		end.Action = policy.Allow
+		return append(steps, end)
+	case stage != "normal":
+		end.Action = policy.Continue
+		return append(steps, end)
+	}
+
 profiles:
-	for _, name := range w.Spec.Profiles {
+	for _, name := range profileNames {
 		key := api.Key{Kind: "Profile", Name: name}
 		profile, ok := o.store.Get(key).(*api.Profile)
 		if !ok && name == "projectcalico-default-allow" {
@@ -270,5 +325,5 @@ profiles:
 			}
 		}
 	}
-	return append(steps, Step{policy.Deny, policy.RuleID{Direction: direction, Index: -1}})
+	return append(steps, end)
 }
