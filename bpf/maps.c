@@ -11,5 +11,12 @@ const volatile enum flow_state flow_state_names;
 const volatile enum route_kind route_kind_names;
 const volatile enum to_host to_host_names;
 const volatile enum rule_action rule_action_names;
+const volatile enum host_policy host_policy_names;
+const volatile enum direction direction_names;
+const volatile enum event_kind event_kind_names;
+const volatile enum flow_tables flow_table_names;
+
+/* So do structs that no map's type names. */
+const volatile struct event event_layout;
 
 char __license[] SEC("license") = "GPL";

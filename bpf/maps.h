@@ -28,14 +28,34 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } workloads SEC(".maps");
 
-/* Flows whose both ends have spoken. Programs add and update, the sweep removes. */
-struct {
+/* Flows whose both ends have spoken. Programs add and update, the sweep removes. They
+ * reach it through flow_tables only, so that a larger one can take its place.
+ */
+struct flow_table {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 	__uint(max_entries, 524288);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } flows SEC(".maps");
+
+/* FLOWS_NOW is the table in use. While it is being replaced, what is not in it may be
+ * in one of the others. To go from O to N: (O, N, -), (O, N, O), (N, N, O), (N, O, O),
+ * then copy O to N, then (N, -, -): no lookup ever misses either.
+ */
+enum flow_tables {
+	FLOWS_NOW,
+	FLOWS_ELSE,
+	FLOWS_LAST,
+	FLOW_TABLES,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__type(key, __u32);
+	__uint(max_entries, FLOW_TABLES);
+	__array(values, struct flow_table);
+} flow_tables SEC(".maps");
 
 /* Flows that wait for an answer. Programs only; a flood of them evicts its like. */
 struct {
@@ -107,6 +127,25 @@ struct {
 	__uint(max_entries, 1);
 } settings SEC(".maps");
 
+/* Host endpoints by ifindex. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32);
+	__type(value, struct host_endpoint);
+	__uint(max_entries, 4096);
+} host_endpoints SEC(".maps");
+
+/* Checked before any host endpoint policy, written for nothing but its own
+ * configuration. The value says nothing.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct failsafe_key);
+	__type(value, __u32);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} failsafe SEC(".maps");
+
 /* Where a flow is put together that is not, or not like that, in the tables: the
  * stack, which all functions of a call share, is too small.
  */
@@ -147,6 +186,42 @@ struct {
 	__type(value, struct search);
 	__uint(max_entries, 1);
 } searches SEC(".maps");
+
+/* Packets by rule: every packet of a flow counts for the rules that judged the flow. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct counter);
+	__uint(max_entries, 32768);
+} rule_counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32);
+	__type(value, struct rule_name);
+	__uint(max_entries, 32768);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} rule_names SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20); /* bytes */
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct event_budget);
+	__uint(max_entries, 1);
+} event_budgets SEC(".maps");
+
+/* What `explain` found last: one question at a time. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct explanation);
+	__uint(max_entries, 1);
+} explanations SEC(".maps");
 
 /* Programs write, the daemon reads. */
 struct {

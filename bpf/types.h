@@ -36,7 +36,9 @@ enum reason {
 	PASS_IPIP,		/* the same, in IPIP */
 	PASS_VXLAN,		/* the same, in VXLAN */
 	PASS_NEIGHBOR,		/* ARP and neighbour discovery */
-	LAST_PASS = PASS_NEIGHBOR,
+	PASS_FAILSAFE,		/* to or from a failsafe port of the host */
+	PASS_UNTRACKED,		/* allowed by an untracked policy: no flow */
+	LAST_PASS = PASS_UNTRACKED,
 	DROP_MALFORMED,		/* headers that do not add up */
 	DROP_UNSUPPORTED,	/* not IP, or extension headers that we cannot see through */
 	DROP_FRAGMENT,		/* a later fragment */
@@ -44,6 +46,8 @@ enum reason {
 	DROP_MULTICAST,		/* multicast or broadcast from a workload */
 	DROP_EGRESS_POLICY,	/* the source's policy */
 	DROP_INGRESS_POLICY,	/* the destination's policy */
+	DROP_HOST_POLICY,	/* a host endpoint's policy, but for the untracked */
+	DROP_UNTRACKED,		/* a host endpoint's untracked policy */
 	DROP_TO_HOST,		/* defaultEndpointToHostAction */
 	DROP_NO_ENDPOINT,	/* an address of this node's blocks that no endpoint has */
 	DROP_MARTIAN,		/* from the network with a source that lives here */
@@ -79,6 +83,42 @@ struct endpoint {
 	__u8 mac[6];		/* the workload's */
 	__u8 host_mac[6];
 	__u32 flags;		/* enum endpoint_flags */
+	__u32 staged_egress;	/* as if the staged policies were enforced: counted only; 0: none */
+	__u32 staged_ingress;
+	__u32 pad;
+};
+
+/* The host endpoint of one of the host's own interfaces, by ifindex; that on all
+ * interfaces stands under 0 too, for what comes out of or goes into a tunnel.
+ * Members are rulesets as in struct endpoint. Only of the normal two 0 means to drop
+ * all; else that the stage has no policies and the next one decides.
+ */
+struct host_endpoint {
+	__u32 untracked_egress;
+	__u32 untracked_ingress;
+	__u32 pre_dnat;
+	__u32 forward_egress;	/* what the host forwards */
+	__u32 forward_ingress;
+	__u32 egress;		/* what the host itself sends and receives */
+	__u32 ingress;
+	__u32 pad;
+};
+
+enum direction {
+	DIRECTION_INGRESS,
+	DIRECTION_EGRESS,
+};
+
+/* Ports that no host endpoint policy closes. What stands in front of the address has
+ * to match whole, so the shortest prefix_length is 32. A port is that of the packet's
+ * destination; address is the other host's.
+ */
+struct failsafe_key {
+	__u32 prefix_length;	/* 32 + that of the v4-mapped address */
+	__u8 direction;		/* enum direction */
+	__u8 protocol;
+	__be16 port;
+	__u8 bytes[16];
 };
 
 /* A flow's two ends in a fixed order (a < b), so that both directions have one key.
@@ -118,7 +158,12 @@ enum flow_state {
 	FLOW_CLOSED_A = 16,	/* TCP FIN or RST from a */
 	FLOW_CLOSED_B = 32,
 	FLOW_HOST_OPENED = 64,	/* by the host itself: no policy of its workload applies */
+	FLOW_TRANSIT = 128,	/* no end is a local workload: the host's own, or forwarded */
+	FLOW_LEFT = 256,	/* judged by the host endpoint where it leaves, too */
+	FLOW_UNBOUND = 512,	/* no host endpoint was asked: there is none where it passed */
 };
+
+#define FLOW_RULES 4
 
 struct flow {
 	__u64 last_seen;	/* jiffies */
@@ -129,6 +174,7 @@ struct flow {
 	__u16 opening;		/* ICMP: type << 8 | code of the first packet */
 	__u8 denied_by;		/* enum reason */
 	__u8 pad;
+	__u32 rules[FLOW_RULES]; /* what decided, one per ruleset asked, the last one denied; 0: no more */
 };
 
 /* Longest prefix first. prefix_length counts from the v4-mapped address: 96 + n for IPv4. */
@@ -174,6 +220,60 @@ enum rule_action {
 	RULE_ALLOW = 2,
 	RULE_PASS = 3,		/* go on at rule `next` */
 	RULE_LOG = 4,		/* go on with the next rule */
+	RULE_CONTINUE = 5,	/* go on with the next stage of the host endpoint */
+};
+
+/* A rule's number says where it comes from. Rulesets that have the same rule of the
+ * same policy have the same number for it; 0 is no rule. struct counter by number is in
+ * rule_counters. rule_names is for people and for the daemon's next start: no program
+ * reads it.
+ */
+struct rule_name {
+	char text[256];		/* tier|kind|[namespace/]name|direction|index, NUL-terminated */
+};
+
+enum event_kind {
+	EVENT_LOG = 1,		/* a Log rule matched: rule is that */
+	EVENT_DROP = 2,
+	EVENT_FLOW = 4,		/* a flow was judged, for the first time or again */
+	EVENT_STAGED = 8,	/* staged policies would have judged otherwise: rule is what would have */
+};
+
+/* What happened to a packet; in the ring buffer `events`. */
+struct event {
+	__u64 time;		/* CLOCK_MONOTONIC, ns */
+	struct address source;
+	struct address destination;
+	__be16 source_port;	/* ICMP: 0 */
+	__be16 destination_port; /* ICMP: type << 8 | code */
+	__u32 ifindex;		/* where it was seen */
+	__u32 length;		/* bytes, with the Ethernet header */
+	__u32 rule;		/* that kind speaks of; DROP: which denied, 0: none did */
+	__u32 rules[FLOW_RULES]; /* as in struct flow */
+	__u8 protocol;
+	__u8 kind;		/* enum event_kind */
+	__u8 hook;		/* enum hook */
+	__u8 reason;		/* enum reason of a drop; else that of the verdict so far, 0: allowed */
+	__u32 pad;
+};
+
+/* How many events a CPU may still emit in the present interval, and how many it could
+ * not since the start.
+ */
+struct event_budget {
+	__u64 since;		/* start of the interval, ns */
+	__u32 left;
+	__u32 pad;
+	__u64 lost;
+};
+
+/* What `explain` says about a packet that is not sent. */
+struct explanation {
+	struct flow flow;	/* as if the packet had been the first of it */
+	__u32 logged[FLOW_RULES]; /* the Log rules that were met */
+	__u32 staged[2];	/* rules of the staged egress and ingress ruleset */
+	__u8 reason;		/* enum reason */
+	__u8 pad[7];
 };
 
 /* What the daemon may change at any time: the only entry of settings. */
@@ -184,7 +284,19 @@ struct settings {
 	__be16 vxlan_port;
 	__u32 vxlan_vni;
 	__u8 to_host;		/* enum to_host */
-	__u8 pad[3];
+	__u8 host_policy;	/* enum host_policy */
+	__u8 events;		/* set of enum event_kind that somebody listens to */
+	__u8 pad;
+	__u32 event_rate;	/* events per CPU and second */
+	__u32 pad_end;
+};
+
+/* What kinds of host endpoint there are anywhere on the host: a table that is not asked
+ * costs nothing.
+ */
+enum host_policy {
+	HOST_POLICY_TRACKED = 1,
+	HOST_POLICY_UNTRACKED = 2,
 };
 
 #endif

@@ -49,7 +49,7 @@ func tables(t *testing.T, size func(declared uint32) uint32) map[string]*ebpf.Ma
 // load loads all programs onto small maps.
 func load(t *testing.T, links Links) *Programs {
 	t.Helper()
-	p, err := Load(tables(t, func(n uint32) uint32 { return min(n, 1024) }), links)
+	p, err := Load(tables(t, func(n uint32) uint32 { return min(n, 4096) }), links)
 	if err != nil {
 		t.Fatal(err)
 	}

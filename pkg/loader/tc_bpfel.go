@@ -18,13 +18,21 @@ import (
 const (
 	tcMapCounters      = "counters"
 	tcMapEndpoints     = "endpoints"
+	tcMapEventBudgets  = "event_budgets"
+	tcMapEvents        = "events"
+	tcMapExplanations  = "explanations"
+	tcMapFailsafe      = "failsafe"
+	tcMapFlowTables    = "flow_tables"
 	tcMapFlows         = "flows"
 	tcMapHostClasses   = "host_classes"
+	tcMapHostEndpoints = "host_endpoints"
 	tcMapNetClasses    = "net_classes"
 	tcMapNewFlows      = "new_flows"
 	tcMapPeers         = "peers"
 	tcMapPortClasses   = "port_classes"
 	tcMapRoutes        = "routes"
+	tcMapRuleCounters  = "rule_counters"
+	tcMapRuleNames     = "rule_names"
 	tcMapRulesetWords  = "ruleset_words"
 	tcMapScratch       = "scratch"
 	tcMapSearches      = "searches"
@@ -88,20 +96,28 @@ type tcProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcMapSpecs struct {
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
-	Flows        *ebpf.MapSpec `ebpf:"flows"`
-	HostClasses  *ebpf.MapSpec `ebpf:"host_classes"`
-	NetClasses   *ebpf.MapSpec `ebpf:"net_classes"`
-	NewFlows     *ebpf.MapSpec `ebpf:"new_flows"`
-	Peers        *ebpf.MapSpec `ebpf:"peers"`
-	PortClasses  *ebpf.MapSpec `ebpf:"port_classes"`
-	Routes       *ebpf.MapSpec `ebpf:"routes"`
-	RulesetWords *ebpf.MapSpec `ebpf:"ruleset_words"`
-	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
-	Searches     *ebpf.MapSpec `ebpf:"searches"`
-	Settings     *ebpf.MapSpec `ebpf:"settings"`
-	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
+	EventBudgets  *ebpf.MapSpec `ebpf:"event_budgets"`
+	Events        *ebpf.MapSpec `ebpf:"events"`
+	Explanations  *ebpf.MapSpec `ebpf:"explanations"`
+	Failsafe      *ebpf.MapSpec `ebpf:"failsafe"`
+	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
+	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
+	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
+	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
+	NewFlows      *ebpf.MapSpec `ebpf:"new_flows"`
+	Peers         *ebpf.MapSpec `ebpf:"peers"`
+	PortClasses   *ebpf.MapSpec `ebpf:"port_classes"`
+	Routes        *ebpf.MapSpec `ebpf:"routes"`
+	RuleCounters  *ebpf.MapSpec `ebpf:"rule_counters"`
+	RuleNames     *ebpf.MapSpec `ebpf:"rule_names"`
+	RulesetWords  *ebpf.MapSpec `ebpf:"ruleset_words"`
+	Scratch       *ebpf.MapSpec `ebpf:"scratch"`
+	Searches      *ebpf.MapSpec `ebpf:"searches"`
+	Settings      *ebpf.MapSpec `ebpf:"settings"`
+	Workloads     *ebpf.MapSpec `ebpf:"workloads"`
 }
 
 // tcVariableSpecs contains global variables before they are loaded into the kernel.
@@ -130,33 +146,49 @@ func (o *tcObjects) Close() error {
 //
 // It can be passed to loadTcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcMaps struct {
-	Counters     *ebpf.Map `ebpf:"counters"`
-	Endpoints    *ebpf.Map `ebpf:"endpoints"`
-	Flows        *ebpf.Map `ebpf:"flows"`
-	HostClasses  *ebpf.Map `ebpf:"host_classes"`
-	NetClasses   *ebpf.Map `ebpf:"net_classes"`
-	NewFlows     *ebpf.Map `ebpf:"new_flows"`
-	Peers        *ebpf.Map `ebpf:"peers"`
-	PortClasses  *ebpf.Map `ebpf:"port_classes"`
-	Routes       *ebpf.Map `ebpf:"routes"`
-	RulesetWords *ebpf.Map `ebpf:"ruleset_words"`
-	Scratch      *ebpf.Map `ebpf:"scratch"`
-	Searches     *ebpf.Map `ebpf:"searches"`
-	Settings     *ebpf.Map `ebpf:"settings"`
-	Workloads    *ebpf.Map `ebpf:"workloads"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	Endpoints     *ebpf.Map `ebpf:"endpoints"`
+	EventBudgets  *ebpf.Map `ebpf:"event_budgets"`
+	Events        *ebpf.Map `ebpf:"events"`
+	Explanations  *ebpf.Map `ebpf:"explanations"`
+	Failsafe      *ebpf.Map `ebpf:"failsafe"`
+	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
+	Flows         *ebpf.Map `ebpf:"flows"`
+	HostClasses   *ebpf.Map `ebpf:"host_classes"`
+	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
+	NetClasses    *ebpf.Map `ebpf:"net_classes"`
+	NewFlows      *ebpf.Map `ebpf:"new_flows"`
+	Peers         *ebpf.Map `ebpf:"peers"`
+	PortClasses   *ebpf.Map `ebpf:"port_classes"`
+	Routes        *ebpf.Map `ebpf:"routes"`
+	RuleCounters  *ebpf.Map `ebpf:"rule_counters"`
+	RuleNames     *ebpf.Map `ebpf:"rule_names"`
+	RulesetWords  *ebpf.Map `ebpf:"ruleset_words"`
+	Scratch       *ebpf.Map `ebpf:"scratch"`
+	Searches      *ebpf.Map `ebpf:"searches"`
+	Settings      *ebpf.Map `ebpf:"settings"`
+	Workloads     *ebpf.Map `ebpf:"workloads"`
 }
 
 func (m *tcMaps) Close() error {
 	return _TcClose(
 		m.Counters,
 		m.Endpoints,
+		m.EventBudgets,
+		m.Events,
+		m.Explanations,
+		m.Failsafe,
+		m.FlowTables,
 		m.Flows,
 		m.HostClasses,
+		m.HostEndpoints,
 		m.NetClasses,
 		m.NewFlows,
 		m.Peers,
 		m.PortClasses,
 		m.Routes,
+		m.RuleCounters,
+		m.RuleNames,
 		m.RulesetWords,
 		m.Scratch,
 		m.Searches,

@@ -16,21 +16,29 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	xdpMapCounters     = "counters"
-	xdpMapEndpoints    = "endpoints"
-	xdpMapFlows        = "flows"
-	xdpMapHostClasses  = "host_classes"
-	xdpMapNetClasses   = "net_classes"
-	xdpMapNewFlows     = "new_flows"
-	xdpMapPeers        = "peers"
-	xdpMapPortClasses  = "port_classes"
-	xdpMapRoutes       = "routes"
-	xdpMapRulesetWords = "ruleset_words"
-	xdpMapScratch      = "scratch"
-	xdpMapSearches     = "searches"
-	xdpMapSettings     = "settings"
-	xdpMapWorkloads    = "workloads"
-	xdpProgXdpNetwork  = "xdp_network"
+	xdpMapCounters      = "counters"
+	xdpMapEndpoints     = "endpoints"
+	xdpMapEventBudgets  = "event_budgets"
+	xdpMapEvents        = "events"
+	xdpMapExplanations  = "explanations"
+	xdpMapFailsafe      = "failsafe"
+	xdpMapFlowTables    = "flow_tables"
+	xdpMapFlows         = "flows"
+	xdpMapHostClasses   = "host_classes"
+	xdpMapHostEndpoints = "host_endpoints"
+	xdpMapNetClasses    = "net_classes"
+	xdpMapNewFlows      = "new_flows"
+	xdpMapPeers         = "peers"
+	xdpMapPortClasses   = "port_classes"
+	xdpMapRoutes        = "routes"
+	xdpMapRuleCounters  = "rule_counters"
+	xdpMapRuleNames     = "rule_names"
+	xdpMapRulesetWords  = "ruleset_words"
+	xdpMapScratch       = "scratch"
+	xdpMapSearches      = "searches"
+	xdpMapSettings      = "settings"
+	xdpMapWorkloads     = "workloads"
+	xdpProgXdpNetwork   = "xdp_network"
 )
 
 // loadXdp returns the embedded CollectionSpec for xdp.
@@ -82,20 +90,28 @@ type xdpProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpMapSpecs struct {
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
-	Flows        *ebpf.MapSpec `ebpf:"flows"`
-	HostClasses  *ebpf.MapSpec `ebpf:"host_classes"`
-	NetClasses   *ebpf.MapSpec `ebpf:"net_classes"`
-	NewFlows     *ebpf.MapSpec `ebpf:"new_flows"`
-	Peers        *ebpf.MapSpec `ebpf:"peers"`
-	PortClasses  *ebpf.MapSpec `ebpf:"port_classes"`
-	Routes       *ebpf.MapSpec `ebpf:"routes"`
-	RulesetWords *ebpf.MapSpec `ebpf:"ruleset_words"`
-	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
-	Searches     *ebpf.MapSpec `ebpf:"searches"`
-	Settings     *ebpf.MapSpec `ebpf:"settings"`
-	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
+	EventBudgets  *ebpf.MapSpec `ebpf:"event_budgets"`
+	Events        *ebpf.MapSpec `ebpf:"events"`
+	Explanations  *ebpf.MapSpec `ebpf:"explanations"`
+	Failsafe      *ebpf.MapSpec `ebpf:"failsafe"`
+	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
+	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
+	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
+	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
+	NewFlows      *ebpf.MapSpec `ebpf:"new_flows"`
+	Peers         *ebpf.MapSpec `ebpf:"peers"`
+	PortClasses   *ebpf.MapSpec `ebpf:"port_classes"`
+	Routes        *ebpf.MapSpec `ebpf:"routes"`
+	RuleCounters  *ebpf.MapSpec `ebpf:"rule_counters"`
+	RuleNames     *ebpf.MapSpec `ebpf:"rule_names"`
+	RulesetWords  *ebpf.MapSpec `ebpf:"ruleset_words"`
+	Scratch       *ebpf.MapSpec `ebpf:"scratch"`
+	Searches      *ebpf.MapSpec `ebpf:"searches"`
+	Settings      *ebpf.MapSpec `ebpf:"settings"`
+	Workloads     *ebpf.MapSpec `ebpf:"workloads"`
 }
 
 // xdpVariableSpecs contains global variables before they are loaded into the kernel.
@@ -124,33 +140,49 @@ func (o *xdpObjects) Close() error {
 //
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpMaps struct {
-	Counters     *ebpf.Map `ebpf:"counters"`
-	Endpoints    *ebpf.Map `ebpf:"endpoints"`
-	Flows        *ebpf.Map `ebpf:"flows"`
-	HostClasses  *ebpf.Map `ebpf:"host_classes"`
-	NetClasses   *ebpf.Map `ebpf:"net_classes"`
-	NewFlows     *ebpf.Map `ebpf:"new_flows"`
-	Peers        *ebpf.Map `ebpf:"peers"`
-	PortClasses  *ebpf.Map `ebpf:"port_classes"`
-	Routes       *ebpf.Map `ebpf:"routes"`
-	RulesetWords *ebpf.Map `ebpf:"ruleset_words"`
-	Scratch      *ebpf.Map `ebpf:"scratch"`
-	Searches     *ebpf.Map `ebpf:"searches"`
-	Settings     *ebpf.Map `ebpf:"settings"`
-	Workloads    *ebpf.Map `ebpf:"workloads"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	Endpoints     *ebpf.Map `ebpf:"endpoints"`
+	EventBudgets  *ebpf.Map `ebpf:"event_budgets"`
+	Events        *ebpf.Map `ebpf:"events"`
+	Explanations  *ebpf.Map `ebpf:"explanations"`
+	Failsafe      *ebpf.Map `ebpf:"failsafe"`
+	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
+	Flows         *ebpf.Map `ebpf:"flows"`
+	HostClasses   *ebpf.Map `ebpf:"host_classes"`
+	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
+	NetClasses    *ebpf.Map `ebpf:"net_classes"`
+	NewFlows      *ebpf.Map `ebpf:"new_flows"`
+	Peers         *ebpf.Map `ebpf:"peers"`
+	PortClasses   *ebpf.Map `ebpf:"port_classes"`
+	Routes        *ebpf.Map `ebpf:"routes"`
+	RuleCounters  *ebpf.Map `ebpf:"rule_counters"`
+	RuleNames     *ebpf.Map `ebpf:"rule_names"`
+	RulesetWords  *ebpf.Map `ebpf:"ruleset_words"`
+	Scratch       *ebpf.Map `ebpf:"scratch"`
+	Searches      *ebpf.Map `ebpf:"searches"`
+	Settings      *ebpf.Map `ebpf:"settings"`
+	Workloads     *ebpf.Map `ebpf:"workloads"`
 }
 
 func (m *xdpMaps) Close() error {
 	return _XdpClose(
 		m.Counters,
 		m.Endpoints,
+		m.EventBudgets,
+		m.Events,
+		m.Explanations,
+		m.Failsafe,
+		m.FlowTables,
 		m.Flows,
 		m.HostClasses,
+		m.HostEndpoints,
 		m.NetClasses,
 		m.NewFlows,
 		m.Peers,
 		m.PortClasses,
 		m.Routes,
+		m.RuleCounters,
+		m.RuleNames,
 		m.RulesetWords,
 		m.Scratch,
 		m.Searches,

@@ -16,24 +16,31 @@ import (
 
 // Names of the generated types.
 type (
-	Address    = bpfAddress
-	Counter    = bpfCounter
-	Endpoint   = bpfEndpoint
-	Flow       = bpfFlow
-	FlowKey    = bpfFlowKey
-	NextHop    = bpfNextHop
-	Peer       = bpfPeer
-	PortClass  = bpfPortClass
-	Prefix     = bpfPrefix
-	Route      = bpfRoute
-	Settings   = bpfSettings
-	Hook       = bpfHook
-	Reason     = bpfReason
-	Forward    = bpfForward
-	FlowState  = bpfFlowState
-	RouteKind  = bpfRouteKind
-	ToHost     = bpfToHost
-	RuleAction = bpfRuleAction
+	Address  = bpfAddress
+	Counter  = bpfCounter
+	Endpoint = bpfEndpoint
+	Event    = bpfEvent
+	// EventBudget is per CPU.
+	EventBudget  = bpfEventBudget
+	Explanation  = bpfExplanation
+	FailsafeKey  = bpfFailsafeKey
+	HostEndpoint = bpfHostEndpoint
+	RuleName     = bpfRuleName
+	Flow         = bpfFlow
+	FlowKey      = bpfFlowKey
+	NextHop      = bpfNextHop
+	Peer         = bpfPeer
+	PortClass    = bpfPortClass
+	Prefix       = bpfPrefix
+	Route        = bpfRoute
+	Settings     = bpfSettings
+	Hook         = bpfHook
+	Reason       = bpfReason
+	Forward      = bpfForward
+	FlowState    = bpfFlowState
+	RouteKind    = bpfRouteKind
+	ToHost       = bpfToHost
+	RuleAction   = bpfRuleAction
 )
 
 // The enums' values.
@@ -53,6 +60,9 @@ const (
 	FlowClosedA    = bpfFlowStateFLOW_CLOSED_A
 	FlowClosedB    = bpfFlowStateFLOW_CLOSED_B
 	FlowHostOpened = bpfFlowStateFLOW_HOST_OPENED
+	FlowTransit    = bpfFlowStateFLOW_TRANSIT
+	FlowLeft       = bpfFlowStateFLOW_LEFT
+	FlowUnbound    = bpfFlowStateFLOW_UNBOUND
 
 	RouteHost     = bpfRouteKindROUTE_HOST
 	RouteWorkload = bpfRouteKindROUTE_WORKLOAD
@@ -63,10 +73,22 @@ const (
 	ToHostReturn = bpfToHostTO_HOST_RETURN
 	ToHostAccept = bpfToHostTO_HOST_ACCEPT
 
-	RuleDeny  = bpfRuleActionRULE_DENY
-	RuleAllow = bpfRuleActionRULE_ALLOW
-	RulePass  = bpfRuleActionRULE_PASS
-	RuleLog   = bpfRuleActionRULE_LOG
+	RuleDeny     = bpfRuleActionRULE_DENY
+	RuleAllow    = bpfRuleActionRULE_ALLOW
+	RulePass     = bpfRuleActionRULE_PASS
+	RuleLog      = bpfRuleActionRULE_LOG
+	RuleContinue = bpfRuleActionRULE_CONTINUE
+
+	HostPolicyTracked   = bpfHostPolicyHOST_POLICY_TRACKED
+	HostPolicyUntracked = bpfHostPolicyHOST_POLICY_UNTRACKED
+
+	DirectionIngress = bpfDirectionDIRECTION_INGRESS
+	DirectionEgress  = bpfDirectionDIRECTION_EGRESS
+
+	EventLog    = bpfEventKindEVENT_LOG
+	EventDrop   = bpfEventKindEVENT_DROP
+	EventFlow   = bpfEventKindEVENT_FLOW
+	EventStaged = bpfEventKindEVENT_STAGED
 
 	HookFromWorkload = bpfHookHOOK_FROM_WORKLOAD
 	HookToWorkload   = bpfHookHOOK_TO_WORKLOAD
@@ -88,8 +110,13 @@ type Maps struct {
 	Settings    Table[uint32, Settings]
 	Flows       Table[FlowKey, Flow]
 	NewFlows    Table[FlowKey, Flow]
-	Ports       *PortClasses
-	Words       *Words
+	// HostEndpoints is by ifindex; see struct host_endpoint for 0.
+	HostEndpoints Table[uint32, HostEndpoint]
+	Failsafe      Table[FailsafeKey, uint32]
+	RuleNames     Table[uint32, RuleName]
+	Explanations  Table[uint32, Explanation]
+	Ports         *PortClasses
+	Words         *Words
 
 	all     map[string]*ebpf.Map
 	dir     string
@@ -138,6 +165,14 @@ func Open(dir string) (*Maps, error) {
 	m.Settings = Table[uint32, Settings]{m.all[bpfMapSettings]}
 	m.Flows = Table[FlowKey, Flow]{m.all[bpfMapFlows]}
 	m.NewFlows = Table[FlowKey, Flow]{m.all[bpfMapNewFlows]}
+	m.HostEndpoints = Table[uint32, HostEndpoint]{m.all[bpfMapHostEndpoints]}
+	m.Failsafe = Table[FailsafeKey, uint32]{m.all[bpfMapFailsafe]}
+	m.RuleNames = Table[uint32, RuleName]{m.all[bpfMapRuleNames]}
+	m.Explanations = Table[uint32, Explanation]{m.all[bpfMapExplanations]}
+	if err := m.placeFlows(); err != nil {
+		m.Close()
+		return nil, err
+	}
 	m.hooks = enumNames(spec, "hook", "HOOK_", int(hookMax))
 	m.reasons = enumNames(spec, "reason", "", int(reasonMax))
 	if m.Ports, err = newPortClasses(m.all[bpfMapPortClasses]); err == nil {

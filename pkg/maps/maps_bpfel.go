@@ -24,15 +24,25 @@ type bpfCounter struct {
 	Bytes   uint64
 }
 
+type bpfDirection uint32
+
+const (
+	bpfDirectionDIRECTION_INGRESS bpfDirection = 0
+	bpfDirectionDIRECTION_EGRESS  bpfDirection = 1
+)
+
 type bpfEndpoint struct {
-	_          structs.HostLayout
-	Egress     uint32
-	Ingress    uint32
-	Generation uint32
-	Ifindex    uint32
-	Mac        [6]uint8
-	HostMac    [6]uint8
-	Flags      uint32
+	_             structs.HostLayout
+	Egress        uint32
+	Ingress       uint32
+	Generation    uint32
+	Ifindex       uint32
+	Mac           [6]uint8
+	HostMac       [6]uint8
+	Flags         uint32
+	StagedEgress  uint32
+	StagedIngress uint32
+	Pad           uint32
 }
 
 type bpfEndpointFlags uint32
@@ -41,6 +51,65 @@ const (
 	bpfEndpointFlagsENDPOINT_VETH bpfEndpointFlags = 1
 	bpfEndpointFlagsENDPOINT_MAC  bpfEndpointFlags = 2
 )
+
+type bpfEvent struct {
+	_      structs.HostLayout
+	Time   uint64
+	Source struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
+	Destination struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
+	SourcePort      uint16
+	DestinationPort uint16
+	Ifindex         uint32
+	Length          uint32
+	Rule            uint32
+	Rules           [4]uint32
+	Protocol        uint8
+	Kind            uint8
+	Hook            uint8
+	Reason          uint8
+	Pad             uint32
+}
+
+type bpfEventBudget struct {
+	_     structs.HostLayout
+	Since uint64
+	Left  uint32
+	Pad   uint32
+	Lost  uint64
+}
+
+type bpfEventKind uint32
+
+const (
+	bpfEventKindEVENT_LOG    bpfEventKind = 1
+	bpfEventKindEVENT_DROP   bpfEventKind = 2
+	bpfEventKindEVENT_FLOW   bpfEventKind = 4
+	bpfEventKindEVENT_STAGED bpfEventKind = 8
+)
+
+type bpfExplanation struct {
+	_      structs.HostLayout
+	Flow   bpfFlow
+	Logged [4]uint32
+	Staged [2]uint32
+	Reason uint8
+	Pad    [7]uint8
+}
+
+type bpfFailsafeKey struct {
+	_            structs.HostLayout
+	PrefixLength uint32
+	Direction    uint8
+	Protocol     uint8
+	Port         uint16
+	Bytes        [16]uint8
+}
 
 type bpfFlow struct {
 	_           structs.HostLayout
@@ -52,6 +121,7 @@ type bpfFlow struct {
 	Opening     uint16
 	DeniedBy    uint8
 	Pad         uint8
+	Rules       [4]uint32
 }
 
 type bpfFlowKey struct {
@@ -74,6 +144,18 @@ const (
 	bpfFlowStateFLOW_CLOSED_A    bpfFlowState = 16
 	bpfFlowStateFLOW_CLOSED_B    bpfFlowState = 32
 	bpfFlowStateFLOW_HOST_OPENED bpfFlowState = 64
+	bpfFlowStateFLOW_TRANSIT     bpfFlowState = 128
+	bpfFlowStateFLOW_LEFT        bpfFlowState = 256
+	bpfFlowStateFLOW_UNBOUND     bpfFlowState = 512
+)
+
+type bpfFlowTables uint32
+
+const (
+	bpfFlowTablesFLOWS_NOW   bpfFlowTables = 0
+	bpfFlowTablesFLOWS_ELSE  bpfFlowTables = 1
+	bpfFlowTablesFLOWS_LAST  bpfFlowTables = 2
+	bpfFlowTablesFLOW_TABLES bpfFlowTables = 3
 )
 
 type bpfForward uint32
@@ -95,6 +177,25 @@ const (
 	bpfHookHOOK_TO_NETWORK    bpfHook = 3
 	bpfHookHOOK_XDP_NETWORK   bpfHook = 4
 	bpfHookHOOK_MAX           bpfHook = 5
+)
+
+type bpfHostEndpoint struct {
+	_                structs.HostLayout
+	UntrackedEgress  uint32
+	UntrackedIngress uint32
+	PreDnat          uint32
+	ForwardEgress    uint32
+	ForwardIngress   uint32
+	Egress           uint32
+	Ingress          uint32
+	Pad              uint32
+}
+
+type bpfHostPolicy uint32
+
+const (
+	bpfHostPolicyHOST_POLICY_TRACKED   bpfHostPolicy = 1
+	bpfHostPolicyHOST_POLICY_UNTRACKED bpfHostPolicy = 2
 )
 
 type bpfNextHop struct {
@@ -135,22 +236,26 @@ const (
 	bpfReasonPASS_IPIP           bpfReason = 5
 	bpfReasonPASS_VXLAN          bpfReason = 6
 	bpfReasonPASS_NEIGHBOR       bpfReason = 7
-	bpfReasonLAST_PASS           bpfReason = 7
-	bpfReasonDROP_MALFORMED      bpfReason = 8
-	bpfReasonDROP_UNSUPPORTED    bpfReason = 9
-	bpfReasonDROP_FRAGMENT       bpfReason = 10
-	bpfReasonDROP_SPOOFED        bpfReason = 11
-	bpfReasonDROP_MULTICAST      bpfReason = 12
-	bpfReasonDROP_EGRESS_POLICY  bpfReason = 13
-	bpfReasonDROP_INGRESS_POLICY bpfReason = 14
-	bpfReasonDROP_TO_HOST        bpfReason = 15
-	bpfReasonDROP_NO_ENDPOINT    bpfReason = 16
-	bpfReasonDROP_MARTIAN        bpfReason = 17
-	bpfReasonDROP_WRONG_NODE     bpfReason = 18
-	bpfReasonDROP_NO_FLOW        bpfReason = 19
-	bpfReasonDROP_ENCAP          bpfReason = 20
-	bpfReasonDROP_NO_NEXT_HOP    bpfReason = 21
-	bpfReasonREASON_MAX          bpfReason = 22
+	bpfReasonPASS_FAILSAFE       bpfReason = 8
+	bpfReasonPASS_UNTRACKED      bpfReason = 9
+	bpfReasonLAST_PASS           bpfReason = 9
+	bpfReasonDROP_MALFORMED      bpfReason = 10
+	bpfReasonDROP_UNSUPPORTED    bpfReason = 11
+	bpfReasonDROP_FRAGMENT       bpfReason = 12
+	bpfReasonDROP_SPOOFED        bpfReason = 13
+	bpfReasonDROP_MULTICAST      bpfReason = 14
+	bpfReasonDROP_EGRESS_POLICY  bpfReason = 15
+	bpfReasonDROP_INGRESS_POLICY bpfReason = 16
+	bpfReasonDROP_HOST_POLICY    bpfReason = 17
+	bpfReasonDROP_UNTRACKED      bpfReason = 18
+	bpfReasonDROP_TO_HOST        bpfReason = 19
+	bpfReasonDROP_NO_ENDPOINT    bpfReason = 20
+	bpfReasonDROP_MARTIAN        bpfReason = 21
+	bpfReasonDROP_WRONG_NODE     bpfReason = 22
+	bpfReasonDROP_NO_FLOW        bpfReason = 23
+	bpfReasonDROP_ENCAP          bpfReason = 24
+	bpfReasonDROP_NO_NEXT_HOP    bpfReason = 25
+	bpfReasonREASON_MAX          bpfReason = 26
 )
 
 type bpfRoute struct {
@@ -173,11 +278,17 @@ const (
 type bpfRuleAction uint32
 
 const (
-	bpfRuleActionRULE_DENY  bpfRuleAction = 1
-	bpfRuleActionRULE_ALLOW bpfRuleAction = 2
-	bpfRuleActionRULE_PASS  bpfRuleAction = 3
-	bpfRuleActionRULE_LOG   bpfRuleAction = 4
+	bpfRuleActionRULE_DENY     bpfRuleAction = 1
+	bpfRuleActionRULE_ALLOW    bpfRuleAction = 2
+	bpfRuleActionRULE_PASS     bpfRuleAction = 3
+	bpfRuleActionRULE_LOG      bpfRuleAction = 4
+	bpfRuleActionRULE_CONTINUE bpfRuleAction = 5
 )
+
+type bpfRuleName struct {
+	_    structs.HostLayout
+	Text [256]int8
+}
 
 type bpfSearch struct {
 	_ structs.HostLayout
@@ -200,14 +311,18 @@ type bpfSearch struct {
 }
 
 type bpfSettings struct {
-	_         structs.HostLayout
-	Node4     bpfAddress
-	Node6     bpfAddress
-	VxlanMac  [6]uint8
-	VxlanPort uint16
-	VxlanVni  uint32
-	ToHost    uint8
-	Pad       [3]uint8
+	_          structs.HostLayout
+	Node4      bpfAddress
+	Node6      bpfAddress
+	VxlanMac   [6]uint8
+	VxlanPort  uint16
+	VxlanVni   uint32
+	ToHost     uint8
+	HostPolicy uint8
+	Events     uint8
+	Pad        uint8
+	EventRate  uint32
+	PadEnd     uint32
 }
 
 type bpfToHost uint32
@@ -224,22 +339,35 @@ const (
 const (
 	bpfMapCounters          = "counters"
 	bpfMapEndpoints         = "endpoints"
+	bpfMapEventBudgets      = "event_budgets"
+	bpfMapEvents            = "events"
+	bpfMapExplanations      = "explanations"
+	bpfMapFailsafe          = "failsafe"
+	bpfMapFlowTables        = "flow_tables"
 	bpfMapFlows             = "flows"
 	bpfMapHostClasses       = "host_classes"
+	bpfMapHostEndpoints     = "host_endpoints"
 	bpfMapNetClasses        = "net_classes"
 	bpfMapNewFlows          = "new_flows"
 	bpfMapPeers             = "peers"
 	bpfMapPortClasses       = "port_classes"
 	bpfMapRoutes            = "routes"
+	bpfMapRuleCounters      = "rule_counters"
+	bpfMapRuleNames         = "rule_names"
 	bpfMapRulesetWords      = "ruleset_words"
 	bpfMapScratch           = "scratch"
 	bpfMapSearches          = "searches"
 	bpfMapSettings          = "settings"
 	bpfMapWorkloads         = "workloads"
+	bpfVarDirectionNames    = "direction_names"
 	bpfVarEndpointFlagNames = "endpoint_flag_names"
+	bpfVarEventKindNames    = "event_kind_names"
+	bpfVarEventLayout       = "event_layout"
 	bpfVarFlowStateNames    = "flow_state_names"
+	bpfVarFlowTableNames    = "flow_table_names"
 	bpfVarForwardNames      = "forward_names"
 	bpfVarHookNames         = "hook_names"
+	bpfVarHostPolicyNames   = "host_policy_names"
 	bpfVarReasonNames       = "reason_names"
 	bpfVarRouteKindNames    = "route_kind_names"
 	bpfVarRuleActionNames   = "rule_action_names"
@@ -294,30 +422,43 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
-	Flows        *ebpf.MapSpec `ebpf:"flows"`
-	HostClasses  *ebpf.MapSpec `ebpf:"host_classes"`
-	NetClasses   *ebpf.MapSpec `ebpf:"net_classes"`
-	NewFlows     *ebpf.MapSpec `ebpf:"new_flows"`
-	Peers        *ebpf.MapSpec `ebpf:"peers"`
-	PortClasses  *ebpf.MapSpec `ebpf:"port_classes"`
-	Routes       *ebpf.MapSpec `ebpf:"routes"`
-	RulesetWords *ebpf.MapSpec `ebpf:"ruleset_words"`
-	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
-	Searches     *ebpf.MapSpec `ebpf:"searches"`
-	Settings     *ebpf.MapSpec `ebpf:"settings"`
-	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
+	EventBudgets  *ebpf.MapSpec `ebpf:"event_budgets"`
+	Events        *ebpf.MapSpec `ebpf:"events"`
+	Explanations  *ebpf.MapSpec `ebpf:"explanations"`
+	Failsafe      *ebpf.MapSpec `ebpf:"failsafe"`
+	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
+	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
+	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
+	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
+	NewFlows      *ebpf.MapSpec `ebpf:"new_flows"`
+	Peers         *ebpf.MapSpec `ebpf:"peers"`
+	PortClasses   *ebpf.MapSpec `ebpf:"port_classes"`
+	Routes        *ebpf.MapSpec `ebpf:"routes"`
+	RuleCounters  *ebpf.MapSpec `ebpf:"rule_counters"`
+	RuleNames     *ebpf.MapSpec `ebpf:"rule_names"`
+	RulesetWords  *ebpf.MapSpec `ebpf:"ruleset_words"`
+	Scratch       *ebpf.MapSpec `ebpf:"scratch"`
+	Searches      *ebpf.MapSpec `ebpf:"searches"`
+	Settings      *ebpf.MapSpec `ebpf:"settings"`
+	Workloads     *ebpf.MapSpec `ebpf:"workloads"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	DirectionNames    *ebpf.VariableSpec `ebpf:"direction_names"`
 	EndpointFlagNames *ebpf.VariableSpec `ebpf:"endpoint_flag_names"`
+	EventKindNames    *ebpf.VariableSpec `ebpf:"event_kind_names"`
+	EventLayout       *ebpf.VariableSpec `ebpf:"event_layout"`
 	FlowStateNames    *ebpf.VariableSpec `ebpf:"flow_state_names"`
+	FlowTableNames    *ebpf.VariableSpec `ebpf:"flow_table_names"`
 	ForwardNames      *ebpf.VariableSpec `ebpf:"forward_names"`
 	HookNames         *ebpf.VariableSpec `ebpf:"hook_names"`
+	HostPolicyNames   *ebpf.VariableSpec `ebpf:"host_policy_names"`
 	ReasonNames       *ebpf.VariableSpec `ebpf:"reason_names"`
 	RouteKindNames    *ebpf.VariableSpec `ebpf:"route_kind_names"`
 	RuleActionNames   *ebpf.VariableSpec `ebpf:"rule_action_names"`
@@ -344,33 +485,49 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Counters     *ebpf.Map `ebpf:"counters"`
-	Endpoints    *ebpf.Map `ebpf:"endpoints"`
-	Flows        *ebpf.Map `ebpf:"flows"`
-	HostClasses  *ebpf.Map `ebpf:"host_classes"`
-	NetClasses   *ebpf.Map `ebpf:"net_classes"`
-	NewFlows     *ebpf.Map `ebpf:"new_flows"`
-	Peers        *ebpf.Map `ebpf:"peers"`
-	PortClasses  *ebpf.Map `ebpf:"port_classes"`
-	Routes       *ebpf.Map `ebpf:"routes"`
-	RulesetWords *ebpf.Map `ebpf:"ruleset_words"`
-	Scratch      *ebpf.Map `ebpf:"scratch"`
-	Searches     *ebpf.Map `ebpf:"searches"`
-	Settings     *ebpf.Map `ebpf:"settings"`
-	Workloads    *ebpf.Map `ebpf:"workloads"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	Endpoints     *ebpf.Map `ebpf:"endpoints"`
+	EventBudgets  *ebpf.Map `ebpf:"event_budgets"`
+	Events        *ebpf.Map `ebpf:"events"`
+	Explanations  *ebpf.Map `ebpf:"explanations"`
+	Failsafe      *ebpf.Map `ebpf:"failsafe"`
+	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
+	Flows         *ebpf.Map `ebpf:"flows"`
+	HostClasses   *ebpf.Map `ebpf:"host_classes"`
+	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
+	NetClasses    *ebpf.Map `ebpf:"net_classes"`
+	NewFlows      *ebpf.Map `ebpf:"new_flows"`
+	Peers         *ebpf.Map `ebpf:"peers"`
+	PortClasses   *ebpf.Map `ebpf:"port_classes"`
+	Routes        *ebpf.Map `ebpf:"routes"`
+	RuleCounters  *ebpf.Map `ebpf:"rule_counters"`
+	RuleNames     *ebpf.Map `ebpf:"rule_names"`
+	RulesetWords  *ebpf.Map `ebpf:"ruleset_words"`
+	Scratch       *ebpf.Map `ebpf:"scratch"`
+	Searches      *ebpf.Map `ebpf:"searches"`
+	Settings      *ebpf.Map `ebpf:"settings"`
+	Workloads     *ebpf.Map `ebpf:"workloads"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.Counters,
 		m.Endpoints,
+		m.EventBudgets,
+		m.Events,
+		m.Explanations,
+		m.Failsafe,
+		m.FlowTables,
 		m.Flows,
 		m.HostClasses,
+		m.HostEndpoints,
 		m.NetClasses,
 		m.NewFlows,
 		m.Peers,
 		m.PortClasses,
 		m.Routes,
+		m.RuleCounters,
+		m.RuleNames,
 		m.RulesetWords,
 		m.Scratch,
 		m.Searches,
@@ -383,10 +540,15 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	DirectionNames    *ebpf.Variable `ebpf:"direction_names"`
 	EndpointFlagNames *ebpf.Variable `ebpf:"endpoint_flag_names"`
+	EventKindNames    *ebpf.Variable `ebpf:"event_kind_names"`
+	EventLayout       *ebpf.Variable `ebpf:"event_layout"`
 	FlowStateNames    *ebpf.Variable `ebpf:"flow_state_names"`
+	FlowTableNames    *ebpf.Variable `ebpf:"flow_table_names"`
 	ForwardNames      *ebpf.Variable `ebpf:"forward_names"`
 	HookNames         *ebpf.Variable `ebpf:"hook_names"`
+	HostPolicyNames   *ebpf.Variable `ebpf:"host_policy_names"`
 	ReasonNames       *ebpf.Variable `ebpf:"reason_names"`
 	RouteKindNames    *ebpf.Variable `ebpf:"route_kind_names"`
 	RuleActionNames   *ebpf.Variable `ebpf:"rule_action_names"`
