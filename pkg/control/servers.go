@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"strconv"
 	"sync"
 	"time"
@@ -17,8 +18,8 @@ import (
 // Servers are the daemon's own HTTP listeners, kept as FelixConfiguration says.
 // A port that is taken is a warning, not the node's end: Set tries again.
 type Servers struct {
-	logger          *slog.Logger
-	metrics, health *listener
+	logger                 *slog.Logger
+	metrics, health, debug *listener
 }
 
 // NewServers returns servers that do not listen yet.
@@ -27,6 +28,7 @@ func NewServers(metrics, health http.Handler, logger *slog.Logger) *Servers {
 		logger:  logger,
 		metrics: &listener{name: "metrics", handler: metrics},
 		health:  &listener{name: "health", handler: health},
+		debug:   &listener{name: "debug", handler: debugHandler()},
 	}
 }
 
@@ -34,6 +36,7 @@ func NewServers(metrics, health http.Handler, logger *slog.Logger) *Servers {
 func (s *Servers) Set(want desired.Servers) {
 	s.metrics.set(want.Metrics, s.logger)
 	s.health.set(want.Health, s.logger)
+	s.debug.set(want.Debug, s.logger)
 }
 
 // Addresses returns where the two listen; empty where they do not.
@@ -99,6 +102,15 @@ func (l *listener) set(want desired.Server, logger *slog.Logger) {
 			logger.Error("server stopped", "server", l.name, "error", err)
 		}
 	}()
+}
+
+// debugHandler serves profiles of the daemon, where Go's pprof looks for them.
+func debugHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
 }
 
 // HealthHandler answers /liveness and /readiness: 200, or 503 with the reason.

@@ -69,4 +69,15 @@ func TestServers(t *testing.T) {
 	if metrics, health := s.Addresses(); metrics != "" || health != "" {
 		t.Errorf("listens on %q and %q", metrics, health)
 	}
+
+	want.Debug = desired.Server{Enabled: true, Host: "127.0.0.1", Port: other}
+	s.Set(want)
+	r, err := http.Get("http://" + s.debug.address() + "/debug/pprof/heap?debug=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		t.Errorf("heap profile %d", r.StatusCode)
+	}
 }

@@ -49,6 +49,7 @@ func defaultSettings() settings {
 		servers: Servers{
 			Metrics: Server{Enabled: true, Port: 9091},
 			Health:  Server{Enabled: true, Host: "localhost", Port: 9099},
+			Debug:   Server{Host: "localhost"},
 		},
 	}
 }
@@ -108,6 +109,14 @@ func (s *settings) parameters() []parameter {
 		{"healthEnabled", boolean(&s.servers.Health.Enabled)},
 		{"healthHost", text(&s.servers.Health.Host)},
 		{"healthPort", integer(&s.servers.Health.Port, 1, math.MaxUint16)},
+		{"debugHost", text(&s.servers.Debug.Host)},
+		{"debugPort", func(v string) error {
+			err := integer(&s.servers.Debug.Port, 0, math.MaxUint16)(v)
+			if err == nil {
+				s.servers.Debug.Enabled = s.servers.Debug.Port != 0
+			}
+			return err
+		}},
 	}
 }
 

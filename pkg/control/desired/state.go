@@ -66,7 +66,10 @@ type LocalEndpoint struct {
 }
 
 // Servers are the daemon's own HTTP listeners.
-type Servers struct{ Metrics, Health Server }
+type Servers struct {
+	Metrics, Health Server
+	Debug           Server // profiles
+}
 
 // Server is one HTTP listener.
 type Server struct {

@@ -197,6 +197,9 @@ func stateText(s *State) string {
 	line("to-host %s, workload mtu %d, forward %v %v", []string{"drop", "return", "accept"}[d.ToHost], s.WorkloadMTU, s.Host.ForwardIPv4, s.Host.ForwardIPv6)
 	if want := defaultSettings().servers; s.Servers != want {
 		line("metrics %v health %v", s.Servers.Metrics, s.Servers.Health)
+		if s.Servers.Debug.Enabled {
+			line("debug %v", s.Servers.Debug)
+		}
 	}
 	for _, i := range slices.Sorted(maps.Keys(d.Uplinks)) {
 		line("uplink %s", d.Uplinks[i].Name)
