@@ -96,7 +96,14 @@ type Changes struct {
 
 // Rulesets are one endpoint's two rulesets, egress for what it sends and
 // ingress for what it receives.
-type Rulesets struct{ Egress, Ingress RulesetID }
+//
+// The staged ones are what these would be if all staged policies were enforced. They
+// decide about nothing; 0 where staged policies make no difference to which policies
+// apply.
+type Rulesets struct {
+	Egress, Ingress             RulesetID
+	StagedEgress, StagedIngress RulesetID
+}
 
 // HostRulesets are a host endpoint's rulesets, in the order in which they judge a
 // packet. 0 is no ruleset: it goes on with the next stage.
@@ -109,7 +116,9 @@ type HostRulesets struct {
 	Untracked Rulesets  // doNotTrack: before connection tracking, replies as well
 	PreDNAT   RulesetID // ingress only, before any translation of the destination
 	Forward   Rulesets  // applyOnForward
-	Normal    Rulesets  // never 0
+	Normal    Rulesets  // its enforced ones are never 0
+	// StagedPreDNAT is to PreDNAT what the staged ones of Rulesets are to theirs.
+	StagedPreDNAT RulesetID
 }
 
 // PortTable gives port classes by protocol. A protocol has as many as it has ports:
@@ -255,14 +264,6 @@ type Rule struct {
 	Action Action
 	Next   uint16 // Pass: index of the rule to go on at
 	ID     RuleID // where it comes from
-}
-
-// RuleID names the rule a verdict comes from.
-type RuleID struct {
-	Tier      string  // empty for profiles
-	Policy    api.Key // of the policy or profile; zero for a tier's default action or the final drop
-	Direction string  // "ingress" or "egress"
-	Index     int     // in the policy's list; -1 for a default action
 }
 
 // Problem is one object that could not be compiled whole.
