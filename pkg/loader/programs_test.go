@@ -2,6 +2,8 @@ package loader
 
 import (
 	"maps"
+	"os"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -35,6 +37,9 @@ func tables(t *testing.T, size func(declared uint32) uint32) map[string]*ebpf.Ma
 				continue
 			}
 			m.MaxEntries = size(m.MaxEntries)
+			if m.Type == ebpf.RingBuf {
+				m.MaxEntries = max(m.MaxEntries, uint32(os.Getpagesize()))
+			}
 			made, err := ebpf.NewMap(m)
 			if err != nil {
 				t.Fatalf("map %s: %v", name, err)
@@ -49,7 +54,7 @@ func tables(t *testing.T, size func(declared uint32) uint32) map[string]*ebpf.Ma
 // load loads all programs onto small maps.
 func load(t *testing.T, links Links) *Programs {
 	t.Helper()
-	p, err := Load(tables(t, func(n uint32) uint32 { return min(n, 4096) }), links)
+	p, err := Load(tables(t, func(n uint32) uint32 { return min(n, 1024) }), links)
 	if err != nil {
 		t.Fatal(err)
 	}
