@@ -3,7 +3,6 @@ package loader
 import (
 	"maps"
 	"os"
-	"os"
 	"slices"
 	"strings"
 	"testing"
