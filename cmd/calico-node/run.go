@@ -73,6 +73,10 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer client.Close()
+	c.environment.Config.Datastore = c.etcd.Endpoints
+	if client.embedded != nil {
+		c.environment.Config.DatastoreListen = c.etcdListen
+	}
 
 	startup := &control.Startup{Environment: c.environment, Store: client, Host: network, Logger: log}
 	var addresses []nodeapi.Address

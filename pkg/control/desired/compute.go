@@ -57,6 +57,11 @@ func Compute(in Input) *State {
 	s.addRoutes(in, c, host, m)
 	s.addBGP(in, c)
 	s.addForwarding(set)
+	bound := bindHostEndpoints(in.Node, api.All[*api.HostEndpoint](in.Resources, api.KindHostEndpoint), in.Links,
+		workloadLinks(set, d.Node, claims), set.excluded)
+	d.HostEndpoints = bound.endpoints
+	s.Problems = append(s.Problems, bound.problems...)
+	d.Failsafe = failsafePorts(set, in.Config, s.BGP)
 
 	s.Problems = append(s.Problems, c.problems...)
 	if in.Policy != nil {

@@ -8,6 +8,9 @@ type Config struct {
 	// RouterID is CALICO_ROUTER_ID: an IPv4 address, "hash" for one made from the
 	// node's name, or empty for the node's IPv4 address.
 	RouterID string
+	// Datastore are the URLs of the etcd servers that the daemon uses, and
+	// DatastoreListen those that the one inside it serves: no policy cuts them off.
+	Datastore, DatastoreListen []string
 	// Felix holds FELIX_* variables by lower-cased parameter name
 	// ("defaultendpointtohostaction").
 	Felix map[string]string

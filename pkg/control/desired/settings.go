@@ -32,6 +32,9 @@ type settings struct {
 	ipForwarding      bool
 	ipv6              bool
 	servers           Servers
+	excluded          []*regexp.Regexp // interfaces that no host endpoint is on
+	// What no policy closes; nil: not configured.
+	failsafeIn, failsafeOut []FailsafePort
 }
 
 // Tunnel devices are not in the pattern: packets are encapsulated on the
@@ -51,6 +54,7 @@ func defaultSettings() settings {
 			Health:  Server{Enabled: true, Host: "localhost", Port: 9099},
 			Debug:   Server{Host: "localhost"},
 		},
+		excluded: []*regexp.Regexp{regexp.MustCompile("^kube-ipvs0$")},
 	}
 }
 
@@ -85,6 +89,15 @@ func (s *settings) parameters() []parameter {
 			s.interfacePrefixes = prefixes
 			return nil
 		}},
+		{"interfaceExclude", func(v string) error {
+			excluded, err := parseInterfaceExclude(v)
+			if err == nil {
+				s.excluded = excluded
+			}
+			return err
+		}},
+		{"failsafeInboundHostPorts", failsafe(&s.failsafeIn)},
+		{"failsafeOutboundHostPorts", failsafe(&s.failsafeOut)},
 		{"vxlanPort", integer(&s.vxlanPort, 1, math.MaxUint16)},
 		{"vxlanVNI", integer(&s.vxlanVNI, 1, 1<<24-1)},
 		// Below 1280 there is no IPv6; 576 is what every IPv4 host must take.
@@ -164,7 +177,8 @@ func resolveSettings(in Input) (settings, []policy.Problem) {
 	return s, problems
 }
 
-// specValues returns what the spec sets, by lower-cased JSON name, as text.
+// specValues returns what the spec sets, by lower-cased JSON name, as text: lists
+// and objects in JSON.
 func specValues(spec *api.FelixConfigurationSpec) map[string]string {
 	values := make(map[string]string)
 	data, err := json.Marshal(spec)
@@ -178,7 +192,14 @@ func specValues(spec *api.FelixConfigurationSpec) map[string]string {
 		return values
 	}
 	for name, v := range fields {
-		values[strings.ToLower(name)] = fmt.Sprint(v)
+		text := fmt.Sprint(v)
+		switch v.(type) {
+		case []any, map[string]any:
+			if data, err := json.Marshal(v); err == nil {
+				text = string(data)
+			}
+		}
+		values[strings.ToLower(name)] = text
 	}
 	return values
 }
@@ -223,5 +244,15 @@ func text(dst *string) func(string) error {
 	return func(v string) error {
 		*dst = v
 		return nil
+	}
+}
+
+func failsafe(dst *[]FailsafePort) func(string) error {
+	return func(v string) error {
+		ports, err := parseFailsafe(v)
+		if err == nil {
+			*dst = ports
+		}
+		return err
 	}
 }

@@ -32,6 +32,12 @@ type Link struct {
 	MAC       MAC
 	Up        bool
 	Addresses []netip.Prefix
+	// Port says that the link is a port of a bridge or a part of a bond or team:
+	// what it carries passes that one, too.
+	Port bool
+	// NoEthernet says that packets have no Ethernet header there, as on a WireGuard
+	// device.
+	NoEthernet bool
 }
 
 // LearnedRoute is what a BGP peer told us.
@@ -90,9 +96,13 @@ type Dataplane struct {
 	Endpoints map[api.Key]Endpoint
 	Routes    map[netip.Prefix]Route
 	Peers     map[netip.Addr]Peer // other nodes, by the address that packets from them carry outside
-	VXLANPort uint16              // UDP
-	VXLANVNI  uint32
-	Policy    *policy.Tables
+	// HostEndpoints are the host endpoints by the index of the interface that they
+	// are on, which need be no uplink; that on all interfaces under TunnelIndex, too.
+	HostEndpoints map[int]api.Key
+	Failsafe      map[FailsafePort]bool
+	VXLANPort     uint16 // UDP
+	VXLANVNI      uint32
+	Policy        *policy.Tables
 }
 
 // NodeAddresses are the addresses of this node that the other nodes know.

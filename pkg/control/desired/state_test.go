@@ -29,6 +29,9 @@ var update = flag.Bool("update", false, "write what was computed into testdata")
 //	== title
 //	node a | backend vxlan | router-id hash | env vxlanport=8472
 //	link 2 eth0 device 1500 02:00:00:00:00:01 up 10.0.1.1/24   (or: unlink eth0)
+//	link 3 wg0 wireguard 1420 00:00:00:00:00:00 up no-ethernet
+//	link 4 eth1 device 1500 02:00:00:00:00:01 up port          (of a bridge)
+//	etcd http://10.0.0.9:2379                   (or: etcd-listen)
 //	block 10.65.0.0/26 host:a 10.65.0.5=b       (5 is in use on node b)
 //	learn 10.9.0.0/24 10.0.1.9
 //	delete Node b
@@ -149,12 +152,20 @@ func directive(in *Input, f []string) error {
 		}
 		l := Link{Index: index, Name: f[2], Kind: f[3], MTU: mtu, MAC: mac, Up: f[6] == "up"}
 		for _, a := range f[7:] {
+			if a == "port" || a == "no-ethernet" {
+				l.Port, l.NoEthernet = a == "port", a == "no-ethernet"
+				continue
+			}
 			l.Addresses = append(l.Addresses, netip.MustParsePrefix(a))
 		}
 		in.Links = slices.DeleteFunc(in.Links, func(o Link) bool { return o.Name == l.Name })
 		in.Links = append(in.Links, l)
 	case "unlink":
 		in.Links = slices.DeleteFunc(in.Links, func(o Link) bool { return o.Name == f[1] })
+	case "etcd":
+		in.Config.Datastore = f[1:]
+	case "etcd-listen":
+		in.Config.DatastoreListen = f[1:]
 	case "learn":
 		in.Learned = append(in.Learned, LearnedRoute{netip.MustParsePrefix(f[1]), netip.MustParseAddr(f[2])})
 	case "delete":
@@ -203,6 +214,12 @@ func stateText(s *State) string {
 	}
 	for _, i := range slices.Sorted(maps.Keys(d.Uplinks)) {
 		line("uplink %s", d.Uplinks[i].Name)
+	}
+	for _, i := range slices.Sorted(maps.Keys(d.HostEndpoints)) {
+		line("host endpoint %s on %d", d.HostEndpoints[i].Name, i)
+	}
+	if text := failsafeText(d.Failsafe); text != failsafeText(failsafePorts(defaultSettings(), Config{}, BGP{})) {
+		line("%s", text)
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(s.Local), compareKeys) {
 		l := s.Local[k]
@@ -266,6 +283,16 @@ func stateText(s *State) string {
 		line("problem %s: %v", p.Object, p.Err)
 	}
 	return strings.Join(out, "\n")
+}
+
+func failsafeText(ports map[FailsafePort]bool) string {
+	text := map[bool][]string{}
+	for p := range ports {
+		text[p.Egress] = append(text[p.Egress], p.String())
+	}
+	slices.Sort(text[false])
+	slices.Sort(text[true])
+	return fmt.Sprintf("failsafe in %v out %v", text[false], text[true])
 }
 
 func TestPolicyProblemsAreTheStates(t *testing.T) {

@@ -45,12 +45,21 @@ func (n *Network) Links() ([]desired.Link, error) {
 		ones, _ := a.Mask.Size()
 		byLink[a.LinkIndex] = append(byLink[a.LinkIndex], netip.PrefixFrom(address(a.IP), ones))
 	}
+	byIndex := make(map[int]netlink.Link, len(list))
+	for _, l := range list {
+		byIndex[l.Attrs().Index] = l
+	}
 	out := make([]desired.Link, 0, len(list))
 	for _, l := range list {
 		attrs := l.Attrs()
 		link := desired.Link{
 			Name: attrs.Name, Index: attrs.Index, Kind: l.Type(), MTU: attrs.MTU,
 			Up: attrs.Flags&unix.IFF_UP != 0, Addresses: byLink[attrs.Index],
+			NoEthernet: attrs.EncapType != "ether" && attrs.EncapType != "loopback",
+		}
+		// A VRF's part has the packets to itself.
+		if master := byIndex[attrs.MasterIndex]; master != nil && master.Type() != "vrf" {
+			link.Port = true
 		}
 		if len(attrs.HardwareAddr) == len(link.MAC) {
 			link.MAC = desired.MAC(attrs.HardwareAddr)

@@ -37,6 +37,9 @@ func TestLinks(t *testing.T) {
 			if l.Name == "eth0" {
 				line += fmt.Sprintf(" %s", l.MAC)
 			}
+			if l.Port || l.NoEthernet {
+				line += fmt.Sprintf(" port %t, without Ethernet %t", l.Port, l.NoEthernet)
+			}
 			lines = append(lines, line)
 		}
 		return strings.Join(lines, "\n")
@@ -53,6 +56,8 @@ func TestLinks(t *testing.T) {
 		{"ip link set eth0 mtu 1300", "eth0 veth mtu 1300 up true"},
 		{"ip addr add 10.0.0.3/24 dev eth0", "10.0.0.3/24"},
 		{"ip link add eth7 type veth peer name far7", "eth7 veth"},
+		{"ip link set eth7 master br0", "eth7 veth mtu 1500 up false [] port true, without Ethernet false"},
+		{"ip tuntap add tun7 mode tun", "port false, without Ethernet true"},
 		{"ip link del br0", "up false"},
 	} {
 		ns.MustRun(t, strings.Fields(change.command)...)
