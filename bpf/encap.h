@@ -76,15 +76,15 @@ static __always_inline void vxlan_tail_set(struct vxlan_tail *tail, const struct
 }
 
 /* Pushes the outer header that hop asks for. 0, or why the packet is dropped. */
-static __always_inline enum reason encap_push(struct __sk_buff *skb, const struct next_hop *hop, __u8 tos)
+__noinline int encap_push(struct __sk_buff *skb, const struct next_hop *hop, __u8 tos)
 {
 	__u32 zero = 0, inner = skb->len - ETH_HLEN, hash = 0;
 	struct settings *now = bpf_map_lookup_elem(&settings, &zero);
 	__be16 protocol = skb->protocol, dont_fragment = 0;
-	int ipv4 = address_is_ipv4(&hop->node);
 	void *data, *end;
+	int ipv4;
 
-	if (!now)
+	if (!now || !hop)
 		return DROP_ENCAP;
 	if (hop->forward == FORWARD_IPIP) {
 		struct iphdr *ip;
@@ -104,6 +104,7 @@ static __always_inline enum reason encap_push(struct __sk_buff *skb, const struc
 	}
 
 	hash = bpf_get_hash_recalc(skb);
+	ipv4 = address_is_ipv4(&hop->node);
 	if (ipv4) {
 		struct iphdr *ip;
 
@@ -143,16 +144,10 @@ static __always_inline enum reason encap_push(struct __sk_buff *skb, const struc
 	return 0;
 }
 
-/* What from_network found in front of a packet. */
-struct outer {
-	struct address node;	/* who encapsulated it */
-	__u8 forward;		/* enum forward: FORWARD_IPIP, FORWARD_VXLAN, or 0 for not encapsulated */
-};
-
-/* Pops IPIP or VXLAN that another node sent to this one. Everything else is left alone:
- * only nodes that we know may hand us a packet within a packet.
+/* Pops IPIP or VXLAN that another node sent to this one, and notes which. Everything
+ * else is left alone: only nodes that we know may hand us a packet within a packet.
  */
-static __always_inline enum reason encap_pop(struct __sk_buff *skb, struct outer *outer)
+__noinline int encap_pop(struct __sk_buff *skb, struct packet *p)
 {
 	__u32 zero = 0, bytes = 0;
 	struct address to;
@@ -161,7 +156,9 @@ static __always_inline enum reason encap_pop(struct __sk_buff *skb, struct outer
 	void *data, *end;
 	__u8 protocol;
 
-	outer->forward = 0;
+	if (!p)
+		return DROP_MALFORMED;
+	p->tunnel = 0;
 	packet_pull(skb, ETH_HLEN + VXLAN6_BYTES);
 	data = (void *)(long)skb->data + ETH_HLEN;
 	end = (void *)(long)skb->data_end;
@@ -175,7 +172,7 @@ static __always_inline enum reason encap_pop(struct __sk_buff *skb, struct outer
 			return 0;
 		if (ip->frag_off & bpf_htons(IP_OFFSET_MASK | IP_MORE_FRAGMENTS))
 			return 0; /* the host's stack puts it together */
-		address_set(&outer->node, 0, address_lo4(ip->saddr));
+		address_set(&p->node, 0, address_lo4(ip->saddr));
 		address_set(&to, 0, address_lo4(ip->daddr));
 		udp = (void *)(ip + 1);
 		bytes = protocol == IPPROTO_IPIP ? sizeof(*ip) : VXLAN4_BYTES;
@@ -185,7 +182,7 @@ static __always_inline enum reason encap_pop(struct __sk_buff *skb, struct outer
 		if ((void *)(ip6 + 1) > end || ip6->nexthdr != IPPROTO_UDP)
 			return 0;
 		protocol = IPPROTO_UDP;
-		address_copy(&outer->node, (void *)&ip6->saddr);
+		address_copy(&p->node, (void *)&ip6->saddr);
 		address_copy(&to, (void *)&ip6->daddr);
 		udp = (void *)(ip6 + 1);
 		bytes = VXLAN6_BYTES;
@@ -206,7 +203,7 @@ static __always_inline enum reason encap_pop(struct __sk_buff *skb, struct outer
 	}
 	if (!address_equal(&to, &now->node4) && !address_equal(&to, &now->node6))
 		return 0;
-	if (!bpf_map_lookup_elem(&peers, &outer->node))
+	if (!bpf_map_lookup_elem(&peers, &p->node))
 		return 0;
 	if (skb->len < ETH_HLEN + bytes + sizeof(struct iphdr))
 		return DROP_MALFORMED;
@@ -219,7 +216,7 @@ static __always_inline enum reason encap_pop(struct __sk_buff *skb, struct outer
 	}
 	if (bpf_skb_adjust_room(skb, -(__s32)bytes, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return DROP_ENCAP;
-	outer->forward = protocol == IPPROTO_IPIP ? FORWARD_IPIP : FORWARD_VXLAN;
+	p->tunnel = protocol == IPPROTO_IPIP ? FORWARD_IPIP : FORWARD_VXLAN;
 	return 0;
 }
 

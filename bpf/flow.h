@@ -11,6 +11,8 @@
 #include "packet.h"
 #include "policy.h"
 #include "route.h"
+#include "host.h"
+#include "verdict.h"
 
 static __always_inline struct endpoint *endpoint_at(__u32 slot)
 {
@@ -22,6 +24,51 @@ static __always_inline __u32 workload_slot(const struct address *addr)
 	__u32 *slot = bpf_map_lookup_elem(&workloads, addr);
 
 	return slot ? *slot : 0;
+}
+
+/* An established flow; 0 if it is not in the table that is in use. */
+static __always_inline struct flow *flow_find(const struct flow_key *key)
+{
+	__u32 now = FLOWS_NOW;
+	void *table = bpf_map_lookup_elem(&flow_tables, &now);
+
+	return table ? bpf_map_lookup_elem(table, key) : 0;
+}
+
+static __always_inline long flow_write(const struct flow_key *key, const struct flow *flow, __u64 flags)
+{
+	__u32 now = FLOWS_NOW;
+	void *table = bpf_map_lookup_elem(&flow_tables, &now);
+
+	return table ? bpf_map_update_elem(table, key, flow, flags) : -1;
+}
+
+/* Out of all tables: while one takes another's place it would come back. */
+static __always_inline void flow_forget(const struct flow_key *key)
+{
+	for (int i = FLOWS_NOW; i < FLOW_TABLES; i++) {
+		__u32 index = i;
+		void *table = bpf_map_lookup_elem(&flow_tables, &index);
+
+		if (table)
+			bpf_map_delete_elem(table, key);
+	}
+}
+
+/* A flow that has not come over yet to the table in use. */
+static __always_inline struct flow *flow_fetch(const struct flow_key *key)
+{
+	for (int i = FLOWS_ELSE; i < FLOW_TABLES; i++) {
+		__u32 index = i;
+		void *table = bpf_map_lookup_elem(&flow_tables, &index);
+		struct flow *flow = table ? bpf_map_lookup_elem(table, key) : 0;
+
+		if (flow) {
+			flow_write(key, flow, BPF_NOEXIST);
+			return flow;
+		}
+	}
+	return 0;
 }
 
 /* Whether a flow's verdict and next hop still hold. */
@@ -42,26 +89,10 @@ static __always_inline int flow_reopens(const struct flow *flow, const struct pa
 	       flow->state & (FLOW_CLOSED_A | FLOW_CLOSED_B);
 }
 
-static __always_inline __u32 flow_ports(const struct flow *flow, const struct flow_key *key, __u8 opener)
+/* Whether the end that opened the flow sends this packet. */
+static __always_inline int flow_sent_by_opener(const struct flow *flow, const struct packet *p)
 {
-	__be16 src = opener ? key->b_port : key->a_port, dst = opener ? key->a_port : key->b_port;
-	__u32 source_index, destination_index, ports = 0;
-	struct port_class *class;
-
-	if (key->protocol == IPPROTO_ICMP || key->protocol == IPPROTO_ICMPV6) {
-		source_index = port_index(key->protocol, 0);
-		destination_index = port_index(key->protocol, flow->opening);
-	} else {
-		source_index = port_index(key->protocol, bpf_ntohs(src));
-		destination_index = port_index(key->protocol, bpf_ntohs(dst));
-	}
-	class = bpf_map_lookup_elem(&port_classes, &source_index);
-	if (class)
-		ports = class->source << 16;
-	class = bpf_map_lookup_elem(&port_classes, &destination_index);
-	if (class)
-		ports |= class->destination;
-	return ports;
+	return !p->sender == !!(flow->state & FLOW_A_OPENED);
 }
 
 static __always_inline void flow_deny(struct flow *flow, enum reason reason)
@@ -70,27 +101,61 @@ static __always_inline void flow_deny(struct flow *flow, enum reason reason)
 	flow->denied_by = reason;
 }
 
-/* Judges a flow: who its ends are, what policy says, how to reach the far end. All of
- * it is written anew but who opened it. Works on a copy, never on what other CPUs read.
- * Like every function here that is not inlined it is verified once, for any arguments,
- * which keeps the number of paths that the verifier has to walk a sum, not a product.
+/* Asks what staged policies would have said; nothing but a note comes of it. which is 0
+ * for egress, 1 for ingress.
  */
-__noinline int flow_judge(struct __sk_buff *skb, const struct flow_key *key, struct flow *flow, enum hook hook)
+static __always_inline void judge_staged(struct judging *j, __u32 base, __u32 which, __u32 enforced)
+{
+	__u32 verdict, logs = j->logs;
+
+	if (!base)
+		return;
+	verdict = policy_evaluate(base, j->source, j->destination, j->ports);
+	j->logs = logs;
+	j->staged[which] = RULE_NUMBER(verdict);
+	if (RULE_ACTION(verdict) != enforced)
+		j->differs |= 1 << which;
+}
+
+/* The host's own flows, and what it forwards for others than its workloads. */
+static __always_inline void judge_transit(struct judging *j, const struct flow_key *key)
+{
+	struct flow *flow = &j->flow;
+
+	flow->next_hop.forward = FORWARD_STACK;
+	flow->state |= FLOW_TRANSIT;
+	if ((flow->entered && host_ask(j, key, flow->entered, DIRECTION_INGRESS)) ||
+	    (flow->left && host_ask(j, key, flow->left, DIRECTION_EGRESS)))
+		flow_deny(flow, DROP_HOST_POLICY);
+}
+
+/* Judges a flow: who its ends are, what policy says, how to reach the far end. All of
+ * it is written anew but who opened it and where it passed. Works on a copy, never on
+ * what other CPUs read. Like every function here that is not inlined it is verified
+ * once, for any arguments, which keeps the number of paths that the verifier has to walk
+ * a sum, not a product.
+ */
+__noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct judging *j, enum hook hook)
 {
 	__u8 opener, kind = 0;
-	__u32 source_class, destination_class, ports, zero = 0;
-	struct address source, destination;
+	__u32 zero = 0, action, tracked;
+	const struct address *source, *destination;
 	struct endpoint *from, *to;
 	struct settings *now = bpf_map_lookup_elem(&settings, &zero);
+	struct flow *flow;
 
-	if (!key || !flow)
+	if (!p || !j)
 		return -1;
+	flow = &j->flow;
 	opener = !(flow->state & FLOW_A_OPENED);
-	flow->state &= ~FLOW_DENIED;
-	address_copy(&source, opener ? &key->b : &key->a);
-	address_copy(&destination, opener ? &key->a : &key->b);
-	flow->slots[END(opener)] = workload_slot(&source);
-	flow->slots[OTHER_END(opener)] = workload_slot(&destination);
+	flow->state &= ~(FLOW_DENIED | FLOW_TRANSIT);
+	__builtin_memset(flow->rules, 0, sizeof(flow->rules));
+	j->asked = j->logs = j->differs = 0;
+	j->staged[0] = j->staged[1] = 0;
+	source = opener ? &p->key.b : &p->key.a;
+	destination = opener ? &p->key.a : &p->key.b;
+	flow->slots[END(opener)] = workload_slot(source);
+	flow->slots[OTHER_END(opener)] = workload_slot(destination);
 	from = endpoint_at(flow->slots[END(opener)]);
 	to = endpoint_at(flow->slots[OTHER_END(opener)]);
 	if (!from || !to || !now) {
@@ -101,30 +166,45 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct flow_key *key, str
 	flow->generations[END(opener)] = *(volatile __u32 *)&from->generation;
 	flow->generations[OTHER_END(opener)] = *(volatile __u32 *)&to->generation;
 
-	if (!flow->slots[END(opener)])
-		kind = route_resolve(skb, &source, &flow->next_hop);
-	else if (!flow->slots[OTHER_END(opener)])
-		kind = route_resolve(skb, &destination, &flow->next_hop);
-	else
+	if (!flow->slots[0] == !flow->slots[1])
 		__builtin_memset(&flow->next_hop, 0, sizeof(flow->next_hop));
+	else
+		kind = route_resolve(skb, flow->slots[END(opener)] ? destination : source, &flow->next_hop);
 	if (flow->next_hop.forward >= FORWARD_NODE && !flow->next_hop.ifindex) {
 		flow_deny(flow, DROP_NO_NEXT_HOP);
 		return 0;
 	}
 
-	source_class = peer_class(&source);
-	destination_class = peer_class(&destination);
-	ports = flow_ports(flow, key, opener);
+	j->source = peer_class(source);
+	j->destination = peer_class(destination);
+	j->ports = port_classes_of(p->key.protocol, opener ? p->key.b_port : p->key.a_port,
+				   opener ? p->key.a_port : p->key.b_port, flow->opening);
+	tracked = now->host_policy & HOST_POLICY_TRACKED;
+	if (!flow->slots[0] && !flow->slots[1]) {
+		judge_transit(j, &p->key);
+		return 0;
+	}
+	if (tracked && flow->entered && host_ask(j, &p->key, flow->entered, DIRECTION_INGRESS)) {
+		flow_deny(flow, DROP_HOST_POLICY);
+		return 0;
+	}
 	if (flow->slots[END(opener)]) {
-		if (policy_evaluate(from->egress, source_class, destination_class, ports) != RULE_ALLOW) {
+		action = judge_ask(j, from->egress);
+		judge_staged(j, from->staged_egress, 0, action);
+		if (action != RULE_ALLOW) {
 			flow_deny(flow, DROP_EGRESS_POLICY);
 			return 0;
 		}
 		if (!flow->slots[OTHER_END(opener)]) {
+			if (flow->next_hop.forward >= FORWARD_NODE)
+				flow->left = flow->next_hop.forward == FORWARD_NODE ? flow->next_hop.ifindex
+										     : INTERFACE_TUNNEL;
 			if (kind == ROUTE_BLOCK)
 				flow_deny(flow, DROP_NO_ENDPOINT);
 			else if (kind == ROUTE_HOST && now->to_host == TO_HOST_DROP)
 				flow_deny(flow, DROP_TO_HOST);
+			else if (tracked && flow->left && host_ask(j, &p->key, flow->left, DIRECTION_EGRESS))
+				flow_deny(flow, DROP_HOST_POLICY);
 			return 0;
 		}
 	} else if (hook == HOOK_FROM_NETWORK && (kind == ROUTE_HOST || kind == ROUTE_BLOCK)) {
@@ -141,8 +221,37 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct flow_key *key, str
 		flow->state |= FLOW_HOST_OPENED;
 	if (flow->state & FLOW_HOST_OPENED)
 		return 0;
-	if (policy_evaluate(to->ingress, source_class, destination_class, ports) != RULE_ALLOW)
+	action = judge_ask(j, to->ingress);
+	judge_staged(j, to->staged_ingress, 1, action);
+	if (action != RULE_ALLOW)
 		flow_deny(flow, DROP_INGRESS_POLICY);
+	return 0;
+}
+
+/* Tells what a judging found: the Log rules that were met, staged policy, the flow. */
+__noinline int flow_report(struct __sk_buff *skb, const struct packet *p, struct judging *j, enum hook hook)
+{
+	__u32 wanted = events_wanted(), what = hook << 8;
+
+	if (!p || !j)
+		return 0;
+	if (j->flow.state & FLOW_DENIED)
+		what |= j->flow.denied_by << 16;
+	for (int i = 0; i < FLOW_RULES; i++) {
+		if (i >= j->logs)
+			break;
+		count_rule(j->logged[i], p->length);
+		if (wanted & EVENT_LOG)
+			event_emit(p, skb->ifindex, EVENT_LOG | what, j->logged[i]);
+	}
+	for (int i = 0; i < 2; i++) {
+		if (j->staged[i])
+			count_rule(j->staged[i], p->length);
+		if (wanted & EVENT_STAGED && j->differs & 1 << i)
+			event_emit(p, skb->ifindex, EVENT_STAGED | what, j->staged[i]);
+	}
+	if (wanted & EVENT_FLOW)
+		event_emit(p, skb->ifindex, EVENT_FLOW | what, 0);
 	return 0;
 }
 
@@ -187,27 +296,87 @@ static __always_inline enum reason flow_check_source(struct __sk_buff *skb, cons
 		    (*(__u32 *)&eth->h_source[0] != *(__u32 *)&from->mac[0] ||
 		     *(__u16 *)&eth->h_source[4] != *(__u16 *)&from->mac[4]))
 			return DROP_SPOOFED;
-	} else if (hook == HOOK_FROM_NETWORK && !p->icmp_error &&
-		   (slot || flow->next_hop.forward == FORWARD_HOST)) {
-		return DROP_MARTIAN;
+	} else if (hook == HOOK_FROM_NETWORK && !p->icmp_error) {
+		if (slot || flow->next_hop.forward == FORWARD_HOST)
+			return DROP_MARTIAN;
+		/* Only the node where the source lives may send for it, or itself. */
+		if (p->tunnel && !address_equal(&p->node, &flow->next_hop.node) &&
+		    !address_equal(&p->node, p->sender ? &p->key.b : &p->key.a) && !(flow->state & FLOW_TRANSIT))
+			return DROP_WRONG_NODE;
+	} else if (hook == HOOK_TO_WORKLOAD && flow->state & FLOW_TRANSIT) {
+		/* The kernel has a route, but there is no endpoint. */
+		return DROP_NO_ENDPOINT;
 	}
 	return 0;
 }
 
+/* Notes where the first packet of a flow passes the host's interfaces. */
+static __always_inline void flow_passes(struct __sk_buff *skb, struct judging *j, const struct packet *p, enum hook hook)
+{
+	const struct address *destination = p->sender ? &p->key.a : &p->key.b;
+
+	if (!flow_sent_by_opener(&j->flow, p))
+		return;
+	if (hook == HOOK_FROM_NETWORK) {
+		j->flow.entered = j->via;
+		j->flow.state |= FLOW_UNTRANSLATED;
+		if (p->link_wide || skb->pkt_type == PACKET_BROADCAST || skb->pkt_type == PACKET_MULTICAST ||
+		    route_kind(destination) == ROUTE_HOST)
+			j->flow.state &= ~FLOW_FORWARDED;
+		else
+			j->flow.state |= FLOW_FORWARDED;
+	} else if (hook == HOOK_TO_NETWORK) {
+		j->flow.left = j->via;
+		if (skb->ingress_ifindex)
+			j->flow.state |= FLOW_FORWARDED;
+	} else if (hook == HOOK_TO_WORKLOAD && !j->flow.entered) {
+		j->flow.entered = skb->ingress_ifindex;
+	}
+}
+
+/* Starts a flow with this packet. */
+static __always_inline void flow_start(struct flow *flow, const struct packet *p)
+{
+	__builtin_memset(flow, 0, sizeof(*flow));
+	flow->state = p->sender ? 0 : FLOW_A_OPENED;
+	if (p->tcp_flags & TCP_FLAG_ACK_BYTE)
+		flow->state |= FLOW_ANSWER;
+	flow->opening = p->icmp;
+	flow->last_seen = bpf_jiffies64();
+}
+
+/* Whether this hook is where the flow's packets are counted: of those that pass two of
+ * them only the first is.
+ */
+static __always_inline int flow_counts(struct __sk_buff *skb, enum hook hook)
+{
+	return hook != HOOK_TO_NETWORK || !skb->ingress_ifindex;
+}
+
+/* A flow that leaves through the host's stack meets the host endpoint there after it has
+ * been judged.
+ */
+static __always_inline int flow_leaves_unasked(const struct flow *flow, const struct packet *p, enum hook hook)
+{
+	return hook == HOOK_TO_NETWORK && !flow->left && flow_sent_by_opener(flow, p);
+}
+
 /* Everything but the established case: a flow that is new, waits for its answer, has to
- * be judged again or starts over. Leaves the flow in *flow and returns 0, or why the
+ * be judged again or starts over. Leaves the flow in j->flow and returns 0, or why the
  * packet is dropped.
  */
-__noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct flow *flow, enum hook hook)
+__noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct judging *j, enum hook hook)
 {
-	struct flow *known, *waiting = 0;
-	__u8 sender_opened;
+	struct flow *known, *waiting = 0, *flow;
 	enum reason reason;
 	int fresh = 0;
 
-	if (!p || !flow)
+	if (!p || !j)
 		return DROP_MALFORMED;
-	known = bpf_map_lookup_elem(&flows, &p->key);
+	flow = &j->flow;
+	known = flow_find(&p->key);
+	if (!known)
+		known = flow_fetch(&p->key);
 	if (known) {
 		*flow = *known;
 	} else {
@@ -218,23 +387,24 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct f
 	if ((!known && !waiting) || flow_reopens(flow, p)) {
 		if (p->icmp_error)
 			return DROP_NO_FLOW;
-		__builtin_memset(flow, 0, sizeof(*flow));
-		flow->state = p->sender ? 0 : FLOW_A_OPENED;
-		flow->opening = p->icmp;
-		flow->last_seen = bpf_jiffies64();
+		flow_start(flow, p);
 		fresh = 1;
 	}
-	if (fresh || !flow_is_current(flow)) {
-		flow_judge(skb, &p->key, flow, hook);
+	if (fresh || !flow_is_current(flow) || flow_leaves_unasked(flow, p, hook)) {
+		flow_passes(skb, j, p, hook);
+		flow_judge(skb, p, j, hook);
 		reason = flow_check_source(skb, flow, p, hook);
 		if (reason)
 			return reason;
+		flow_report(skb, p, j, hook);
 		/* What was never allowed is not remembered; what was, has to stay cut. */
 		if (fresh && flow->state & FLOW_DENIED) {
 			if (known)
-				bpf_map_delete_elem(&flows, &p->key);
+				flow_forget(&p->key);
 			else if (waiting)
 				bpf_map_delete_elem(&new_flows, &p->key);
+			if (flow_counts(skb, hook))
+				count_flow(flow, p->length);
 			return flow->denied_by;
 		}
 	} else {
@@ -242,25 +412,26 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct f
 		if (reason)
 			return reason;
 	}
+	if (flow_counts(skb, hook))
+		count_flow(flow, p->length);
 	if (flow->state & FLOW_DENIED) {
 		flow_seen(flow);
 		if (known)
-			bpf_map_update_elem(&flows, &p->key, flow, BPF_EXIST);
+			flow_write(&p->key, flow, BPF_EXIST);
 		else if (waiting)
 			bpf_map_update_elem(&new_flows, &p->key, flow, BPF_ANY);
 		return flow->denied_by;
 	}
 
 	flow_touch(skb, flow, p);
-	sender_opened = !p->sender == !!(flow->state & FLOW_A_OPENED);
 	if (fresh) {
 		if (known) /* it starts over: unconfirmed again */
-			bpf_map_delete_elem(&flows, &p->key);
+			flow_forget(&p->key);
 		bpf_map_update_elem(&new_flows, &p->key, flow, BPF_ANY);
 		return 0;
 	}
 	if (known) {
-		bpf_map_update_elem(&flows, &p->key, flow, BPF_EXIST);
+		flow_write(&p->key, flow, BPF_EXIST);
 		return 0;
 	}
 	if (p->icmp_error)
@@ -268,12 +439,12 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct f
 	/* An answer proves the far end, but for TCP not that the opener is real: a forged
 	 * SYN is answered too. Its next packet proves it.
 	 */
-	if (!sender_opened)
+	if (!flow_sent_by_opener(flow, p))
 		flow->state |= FLOW_REPLIED;
-	if (flow->state & FLOW_REPLIED && (sender_opened || p->key.protocol != IPPROTO_TCP)) {
+	if (flow->state & FLOW_REPLIED && (flow_sent_by_opener(flow, p) || p->key.protocol != IPPROTO_TCP)) {
 		flow->state |= FLOW_CONFIRMED;
 		/* Full: it goes on as an unconfirmed flow. */
-		if (bpf_map_update_elem(&flows, &p->key, flow, BPF_ANY) == 0) {
+		if (flow_write(&p->key, flow, BPF_ANY) == 0) {
 			bpf_map_delete_elem(&new_flows, &p->key);
 			return 0;
 		}
@@ -282,30 +453,55 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct f
 	return 0;
 }
 
-/* The packet's flow, established or not: 0 and *flow, or why the packet is dropped. */
-static __always_inline enum reason flow_decide(struct __sk_buff *skb, const struct packet *p, struct flow **flow,
-					       enum hook hook)
+/* Decides a packet of an established flow: 0, or why it is dropped. -1 if this is not the
+ * place to decide.
+ */
+static __always_inline int flow_decide_known(struct __sk_buff *skb, const struct packet *p, struct flow *known,
+					     enum hook hook)
 {
-	struct flow *known = bpf_map_lookup_elem(&flows, &p->key);
 	enum reason reason;
 	__u32 zero = 0;
 
-	if (known && flow_is_current(known) && !flow_reopens(known, p)) {
-		*flow = known;
-		reason = flow_check_source(skb, known, p, hook);
-		if (reason)
-			return reason;
-		if (known->state & FLOW_DENIED) {
-			flow_seen(known);
-			return known->denied_by;
-		}
-		flow_touch(skb, known, p);
-		return 0;
+	if (!flow_is_current(known) || flow_reopens(known, p) || flow_leaves_unasked(known, p, hook))
+		return -1;
+	reason = flow_check_source(skb, known, p, hook);
+	if (reason)
+		return reason;
+	if (flow_counts(skb, hook))
+		count_flow(known, p->length);
+	if (known->state & FLOW_DENIED) {
+		struct judging *j = bpf_map_lookup_elem(&scratch, &zero);
+
+		flow_seen(known);
+		if (j) /* for who is told */
+			__builtin_memcpy(j->flow.rules, known->rules, sizeof(known->rules));
+		return known->denied_by;
 	}
-	*flow = bpf_map_lookup_elem(&scratch, &zero);
-	if (!*flow)
+	flow_touch(skb, known, p);
+	return 0;
+}
+
+/* The packet's flow, established or not: 0 and *flow, or why the packet is dropped. *flow
+ * is what flow_find found. via is as in struct judging.
+ */
+static __always_inline enum reason flow_decide(struct __sk_buff *skb, const struct packet *p, struct flow **flow,
+					       enum hook hook, __u32 via)
+{
+	struct judging *j;
+	__u32 zero = 0;
+	int decided;
+
+	if (*flow) {
+		decided = flow_decide_known(skb, p, *flow, hook);
+		if (decided >= 0)
+			return decided;
+	}
+	j = bpf_map_lookup_elem(&scratch, &zero);
+	if (!j)
 		return DROP_MALFORMED;
-	return flow_slow(skb, p, *flow, hook);
+	j->via = via;
+	*flow = &j->flow;
+	return flow_slow(skb, p, j, hook);
 }
 
 #endif

@@ -146,13 +146,27 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } failsafe SEC(".maps");
 
-/* Where a flow is put together that is not, or not like that, in the tables: the
- * stack, which all functions of a call share, is too small.
+/* A flow that is being judged, and what its judging found. Here, since the stack, which
+ * all functions of a call share, is too small.
  */
+struct judging {
+	struct flow flow;
+	__u32 source;		/* classes of the opener's packets */
+	__u32 destination;
+	__u32 ports;		/* source class << 16 | destination class */
+	__u32 asked;		/* how many of flow.rules there are */
+	__u32 logged[FLOW_RULES];
+	__u32 logs;		/* how many of these */
+	__u32 staged[2];	/* rules of the staged egress and ingress ruleset; 0: none asked */
+	__u32 differs;		/* bit 0, bit 1: that one would have judged otherwise */
+	__u32 via;		/* where the packet is: a host's interface or INTERFACE_TUNNEL */
+	__u32 pad;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__type(key, __u32);
-	__type(value, struct flow);
+	__type(value, struct judging);
 	__uint(max_entries, 1);
 } scratch SEC(".maps");
 

@@ -58,7 +58,7 @@ enum parsed {
 	PARSED_IP,		/* struct packet is complete */
 	PARSED_ARP,
 	PARSED_NEIGHBOR,	/* ICMPv6 router and neighbour discovery */
-	PARSED_MULTICAST,
+	PARSED_MULTICAST,	/* multicast or broadcast: complete, unless the key's protocol is 0 */
 	PARSED_OTHER,		/* not IP */
 	PARSED_FRAGMENT,	/* a later fragment: no ports */
 	PARSED_EXTENSION,	/* IPv6 extension headers */
@@ -77,6 +77,9 @@ struct packet {
 	__u8 ttl;
 	__u8 tos;
 	__u8 quoted_wrong;	/* ICMP error whose sender is not the quoted destination */
+	__u8 link_wide;		/* multicast or broadcast */
+	struct address node;	/* who encapsulated it, on from_network */
+	__u8 tunnel;		/* enum forward: FORWARD_IPIP, FORWARD_VXLAN; 0: it was not encapsulated */
 };
 
 /* Halves of an address, comparable. Not in any meaningful order. */
@@ -235,32 +238,31 @@ static __always_inline int packet_quoted(struct packet *p, void *inner, void *en
 	return 0;
 }
 
-/* Reads the packet's headers. Packet pointers taken before are void afterwards. */
-static __always_inline enum parsed packet_parse(struct __sk_buff *skb, struct packet *p)
+/* Reads the headers of a packet of so many bytes, its Ethernet header at data. */
+static __always_inline enum parsed packet_headers(void *data, void *end, __u32 length, __be16 ethertype,
+						  struct packet *p)
 {
 	__u64 src_hi, src_lo, dst_hi, dst_lo;
 	__be16 src_port, dst_port;
-	void *data, *end, *l4;
 	__u8 protocol;
+	void *l4;
 
-	packet_pull(skb, HEADER_BYTES);
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	p->length = skb->len;
+	p->length = length;
 	p->tcp_flags = 0;
 	p->icmp = 0;
 	p->icmp_error = 0;
 	p->quoted_wrong = 0;
+	p->link_wide = 0;
 
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+	if (ethertype == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = data + ETH_HLEN;
 
 		if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
 			return PARSED_MALFORMED;
-		if (bpf_ntohs(ip->tot_len) > skb->len - ETH_HLEN)
+		if (bpf_ntohs(ip->tot_len) > length - ETH_HLEN)
 			return PARSED_MALFORMED;
 		if ((ip->daddr & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || ip->daddr == 0xffffffff)
-			return PARSED_MULTICAST;
+			p->link_wide = 1;
 		if (ip->frag_off & bpf_htons(IP_OFFSET_MASK))
 			return PARSED_FRAGMENT;
 		src_hi = dst_hi = 0;
@@ -272,12 +274,12 @@ static __always_inline enum parsed packet_parse(struct __sk_buff *skb, struct pa
 		p->tos = ip->tos;
 		p->ip_length = ip->ihl * 4;
 		l4 = (void *)ip + p->ip_length;
-	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+	} else if (ethertype == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip6 = data + ETH_HLEN;
 
 		if ((void *)(ip6 + 1) > end || ip6->version != 6)
 			return PARSED_MALFORMED;
-		if (bpf_ntohs(ip6->payload_len) > skb->len - ETH_HLEN - sizeof(*ip6))
+		if (bpf_ntohs(ip6->payload_len) > length - ETH_HLEN - sizeof(*ip6))
 			return PARSED_MALFORMED;
 		src_hi = ADDRESS_HI(&ip6->saddr);
 		src_lo = ADDRESS_LO(&ip6->saddr);
@@ -298,8 +300,7 @@ static __always_inline enum parsed packet_parse(struct __sk_buff *skb, struct pa
 			if (*type >= ICMPV6_ROUTER_SOLICITATION && *type <= ICMPV6_REDIRECT && ip6->hop_limit == 255)
 				return PARSED_NEIGHBOR;
 		}
-		if (ip6->daddr.s6_addr[0] == 0xff)
-			return PARSED_MULTICAST;
+		p->link_wide = ip6->daddr.s6_addr[0] == 0xff;
 		switch (protocol) {
 		case IPPROTO_HOPOPTS:
 		case IPPROTO_ROUTING:
@@ -307,9 +308,10 @@ static __always_inline enum parsed packet_parse(struct __sk_buff *skb, struct pa
 		case IPPROTO_DSTOPTS:
 		case IPPROTO_AH:
 		case IPPROTO_MH:
-			return PARSED_EXTENSION;
+			p->key.protocol = 0;
+			return p->link_wide ? PARSED_MULTICAST : PARSED_EXTENSION;
 		}
-	} else if (skb->protocol == bpf_htons(ETH_P_ARP)) {
+	} else if (ethertype == bpf_htons(ETH_P_ARP)) {
 		return PARSED_ARP;
 	} else {
 		return PARSED_OTHER;
@@ -338,7 +340,16 @@ static __always_inline enum parsed packet_parse(struct __sk_buff *skb, struct pa
 				return PARSED_MALFORMED;
 		}
 	}
-	return PARSED_IP;
+	return p->link_wide ? PARSED_MULTICAST : PARSED_IP;
+}
+
+/* Reads the packet's headers. Packet pointers taken before are void afterwards. */
+__noinline int packet_parse(struct __sk_buff *skb, struct packet *p)
+{
+	if (!p)
+		return PARSED_MALFORMED;
+	packet_pull(skb, HEADER_BYTES);
+	return packet_headers((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, skb->protocol, p);
 }
 
 #endif

@@ -4,7 +4,7 @@
  *
  *   word 0            number of rules | peer classes << 32
  *   word 1            port classes
- *   rules             one word each: action | next << 8   (enum rule_action)
+ *   rules             one word each: action | next << 8 | number << 32   (enum rule_action)
  *   sources           one word per peer class
  *   destinations      one word per peer class
  *   source ports      one word per port class
@@ -80,6 +80,29 @@ static __always_inline __u32 port_index(__u8 protocol, __u16 port)
 	}
 }
 
+/* Source class << 16 | destination class of a packet. Ports are in network order, icmp is
+ * type << 8 | code.
+ */
+static __always_inline __u32 port_classes_of(__u8 protocol, __be16 source, __be16 destination, __u16 icmp)
+{
+	__u32 source_index = port_index(protocol, 0), destination_index, ports = 0;
+	struct port_class *class;
+
+	if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6) {
+		destination_index = port_index(protocol, icmp);
+	} else {
+		source_index = port_index(protocol, bpf_ntohs(source));
+		destination_index = port_index(protocol, bpf_ntohs(destination));
+	}
+	class = bpf_map_lookup_elem(&port_classes, &source_index);
+	if (class)
+		ports = class->source << 16;
+	class = bpf_map_lookup_elem(&port_classes, &destination_index);
+	if (class)
+		ports |= class->destination;
+	return ports;
+}
+
 static __always_inline __u64 ruleset_word(__u32 index)
 {
 	__u64 *word = bpf_map_lookup_elem(&ruleset_words, &index);
@@ -104,6 +127,18 @@ static __always_inline __u32 lowest_bit(__u64 bits)
 	return popcount((bits & -bits) - 1);
 }
 
+#define RULE_ACTION(verdict) ((verdict) & 7)
+#define RULE_NUMBER(verdict) ((__u32)(verdict) >> 3)
+
+static __always_inline void evaluate_log(__u32 number)
+{
+	__u32 zero = 0;
+	struct judging *j = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (j && j->logs < FLOW_RULES)
+		j->logged[j->logs++ & (FLOW_RULES - 1)] = number;
+}
+
 /* Takes the first rule that may match. 1 when that decides. */
 static __always_inline int evaluate_rule(struct evaluation *e)
 {
@@ -112,16 +147,21 @@ static __always_inline int evaluate_rule(struct evaluation *e)
 	e->bits &= e->bits - 1;
 	switch (word & 0xff) {
 	case RULE_PASS:
-		e->from = word >> 8;
+		e->from = (__u32)word >> 8;
 		if (e->from >= e->at + 64)
 			e->bits = 0;
 		else
 			e->bits &= ~0ULL << (e->from - e->at & 63);
 		return 0;
 	case RULE_LOG:
+		evaluate_log(word >> 32);
 		return 0;
+	case RULE_ALLOW:
+	case RULE_CONTINUE:
+		e->verdict = (word & 7) | word >> 32 << 3;
+		return 1;
 	default:
-		e->verdict = (word & 0xff) == RULE_ALLOW ? RULE_ALLOW : RULE_DENY;
+		e->verdict = RULE_DENY | word >> 32 << 3;
 		return 1;
 	}
 }
@@ -165,8 +205,10 @@ static long search_step(__u32 i, struct search **searching)
 	return 0;
 }
 
-/* Evaluates one ruleset. Returns RULE_ALLOW or RULE_DENY; whatever is out of bounds
- * denies. ports is source class << 16 | destination class.
+/* Evaluates one ruleset. Returns what it says, RULE_ALLOW, RULE_DENY or RULE_CONTINUE,
+ * and above that, see RULE_NUMBER, the number of the rule that says so. Whatever is out
+ * of bounds denies. ports is source class << 16 | destination class. Log rules that are
+ * met are noted in the judging of this CPU.
  */
 __noinline int policy_evaluate(__u32 base, __u32 source, __u32 destination, __u32 ports)
 {

@@ -87,6 +87,17 @@ __noinline int route_resolve(struct __sk_buff *skb, const struct address *addr, 
 	return route->kind;
 }
 
+/* The kind of route to addr, 0 for none. */
+static __always_inline __u8 route_kind(const struct address *addr)
+{
+	struct route *route;
+
+	if (address_is_link_local(addr))
+		return ROUTE_HOST;
+	route = route_lookup(addr);
+	return route ? route->kind : 0;
+}
+
 /* How often a flow looks where the kernel's route to its node goes now: when this many
  * low bits of the jiffies run over, 256 of them, about a second.
  */

@@ -47,12 +47,10 @@ static __always_inline int flow_is_over(const struct sweep *sweep, const struct 
 	return (__s64)(sweep->now - flow->last_seen) > (__s64)flow_timeout(key, flow);
 }
 
-static long sweep_flow(void *map, const void *key, void *value, struct sweep *sweep)
+static long sweep_flow(void *map, const struct flow_key *key, struct flow *flow, struct sweep *sweep)
 {
-	const struct flow *flow = value;
-
 	if (flow_is_over(sweep, key, flow)) {
-		bpf_map_delete_elem(&flows, key);
+		bpf_map_delete_elem(map, key);
 		sweep->removed++;
 	} else {
 		sweep->kept++;
@@ -61,9 +59,9 @@ static long sweep_flow(void *map, const void *key, void *value, struct sweep *sw
 }
 
 /* What was never answered must not wait for ever for a late "answer". */
-static long sweep_new_flow(void *map, const void *key, void *value, struct sweep *sweep)
+static long sweep_new_flow(void *map, const struct flow_key *key, struct flow *flow, struct sweep *sweep)
 {
-	if (flow_is_over(sweep, key, value)) {
+	if (flow_is_over(sweep, key, flow)) {
 		bpf_map_delete_elem(&new_flows, key);
 		sweep->removed++;
 	}
@@ -74,8 +72,11 @@ SEC("tc")
 int sweep_flows(struct __sk_buff *skb)
 {
 	struct sweep sweep = { .now = bpf_jiffies64() };
+	__u32 now = FLOWS_NOW;
+	void *table = bpf_map_lookup_elem(&flow_tables, &now);
 
-	bpf_for_each_map_elem(&flows, sweep_flow, &sweep, 0);
+	if (table)
+		bpf_for_each_map_elem(table, sweep_flow, &sweep, 0);
 	bpf_for_each_map_elem(&new_flows, sweep_new_flow, &sweep, 0);
 	swept_at = sweep.now;
 	flows_kept = sweep.kept;

@@ -130,7 +130,8 @@ static __always_inline enum reason decide_from_workload(struct __sk_buff *skb, s
 	default:
 		return parsed_drop(parsed);
 	}
-	reason = flow_decide(skb, p, &flow, HOOK_FROM_WORKLOAD);
+	flow = flow_find(&p->key);
+	reason = flow_decide(skb, p, &flow, HOOK_FROM_WORKLOAD, 0);
 	if (reason)
 		return reason;
 	if (flow->slots[OTHER_END(p->sender)])
@@ -146,7 +147,7 @@ int from_workload(struct __sk_buff *skb)
 	__u32 length = skb->len;
 	enum reason reason = decide_from_workload(skb, &p, &action);
 
-	return finish(HOOK_FROM_WORKLOAD, reason, length, action);
+	return finish(HOOK_FROM_WORKLOAD, reason, &p, skb->ifindex, length, action);
 }
 
 /* The host's stack delivers to a workload: the host's own packets, and what it
@@ -171,7 +172,8 @@ static __always_inline enum reason decide_to_workload(struct __sk_buff *skb, str
 	/* What the host has to say about a workload's packet: too big, time exceeded. */
 	if (p->icmp_error && !skb->ingress_ifindex)
 		return PASS_TO_WORKLOAD;
-	reason = flow_decide(skb, p, &flow, HOOK_TO_WORKLOAD);
+	flow = flow_find(&p->key);
+	reason = flow_decide(skb, p, &flow, HOOK_TO_WORKLOAD, 0);
 	return reason ? reason : PASS_TO_WORKLOAD;
 }
 
@@ -182,34 +184,68 @@ int to_workload(struct __sk_buff *skb)
 	__u32 length = skb->len;
 	enum reason reason = decide_to_workload(skb, &p);
 
-	return finish(HOOK_TO_WORKLOAD, reason, length, TC_ACT_UNSPEC);
+	return finish(HOOK_TO_WORKLOAD, reason, &p, skb->ifindex, length, TC_ACT_UNSPEC);
+}
+
+/* What cannot be judged on the host's interfaces: it passes, but where a host endpoint is,
+ * nothing may hide its ports.
+ */
+static __always_inline enum reason host_unparsed(enum parsed parsed, __u32 ifindex)
+{
+	if (parsed == PARSED_EXTENSION && host_policies() && host_endpoint_at(ifindex))
+		return DROP_UNSUPPORTED;
+	return PASS_NOT_OURS;
 }
 
 static __always_inline enum reason decide_from_network(struct __sk_buff *skb, struct packet *p, int *action)
 {
-	struct flow *flow;
+	__u32 via = skb->ifindex, policies = host_policies();
 	struct address *destination;
+	struct flow *flow;
 	enum reason reason;
-	struct outer outer;
+	enum parsed parsed;
 
-	reason = encap_pop(skb, &outer);
+	reason = encap_pop(skb, p);
 	if (reason)
 		return reason;
-	/* Out of a tunnel it can only be for a workload; else it is the host's. */
-	if (packet_parse(skb, p) != PARSED_IP)
-		return outer.forward ? DROP_UNSUPPORTED : PASS_NOT_OURS;
-	destination = p->sender ? &p->key.a : &p->key.b;
-	if (!workload_slot(destination))
-		return PASS_NOT_OURS;
-	reason = flow_decide(skb, p, &flow, HOOK_FROM_NETWORK);
-	if (reason)
-		return reason;
-	if (outer.forward && !p->icmp_error) {
-		struct address *source = p->sender ? &p->key.b : &p->key.a;
-
-		if (!address_equal(&outer.node, &flow->next_hop.node) && !address_equal(&outer.node, source))
-			return DROP_WRONG_NODE;
+	parsed = packet_parse(skb, p);
+	if (p->tunnel) {
+		/* Out of a tunnel it can only be for a workload or the host. */
+		if (parsed != PARSED_IP)
+			return parsed_drop(parsed);
+		via = INTERFACE_TUNNEL;
+	} else if (parsed == PARSED_MULTICAST ? !policies || !p->key.protocol : parsed != PARSED_IP) {
+		return host_unparsed(parsed, skb->ifindex);
 	}
+	destination = p->sender ? &p->key.a : &p->key.b;
+	if (policies & HOST_POLICY_UNTRACKED && !p->tunnel) {
+		switch (host_untracked(p, skb->ifindex, DIRECTION_INGRESS)) {
+		case RULE_ALLOW:
+			if (!workload_slot(destination))
+				return PASS_UNTRACKED;
+			via = 0;
+			break;
+		case RULE_CONTINUE:
+			break;
+		default:
+			return DROP_UNTRACKED;
+		}
+	}
+	flow = flow_find(&p->key);
+	if (!flow && !workload_slot(destination)) {
+		if (!(policies & HOST_POLICY_TRACKED) || !host_endpoint_at(via))
+			return PASS_NOT_OURS;
+		/* The kernel looks up the socket that an error quotes. */
+		if (p->icmp_error)
+			return PASS_TO_HOST;
+	}
+	reason = flow_decide(skb, p, &flow, HOOK_FROM_NETWORK, via);
+	if (reason)
+		return reason;
+	if (flow->state & FLOW_TRANSIT)
+		return flow->state & FLOW_FORWARDED ? PASS_TO_STACK : PASS_TO_HOST;
+	if (!flow->slots[OTHER_END(p->sender)])
+		return PASS_NOT_OURS;
 	return forward_to_workload(skb, p, flow, action);
 }
 
@@ -221,7 +257,31 @@ int from_network(struct __sk_buff *skb)
 	__u32 length = skb->len;
 	enum reason reason = decide_from_network(skb, &p, &action);
 
-	return finish(HOOK_FROM_NETWORK, reason, length, action);
+	return finish(HOOK_FROM_NETWORK, reason, &p, skb->ifindex, length, action);
+}
+
+/* The host endpoint's say about what leaves through its interface. 0, or why it is dropped. */
+static __always_inline enum reason host_egress(struct __sk_buff *skb, const struct packet *p, __u32 via)
+{
+	__u32 policies = host_policies();
+	struct flow *flow;
+
+	if (policies & HOST_POLICY_UNTRACKED && via != INTERFACE_TUNNEL) {
+		switch (host_untracked(p, via, DIRECTION_EGRESS)) {
+		case RULE_ALLOW:
+			return 0;
+		case RULE_CONTINUE:
+			break;
+		default:
+			return DROP_UNTRACKED;
+		}
+	}
+	if (!(policies & HOST_POLICY_TRACKED))
+		return 0;
+	flow = flow_find(&p->key);
+	if (!flow && !host_endpoint_at(via))
+		return 0;
+	return flow_decide(skb, p, &flow, HOOK_TO_NETWORK, via);
 }
 
 /* What the host itself sends to workloads of other nodes gets its outer header here;
@@ -229,34 +289,49 @@ int from_network(struct __sk_buff *skb)
  */
 static __always_inline enum reason decide_to_network(struct __sk_buff *skb, struct packet *p)
 {
-	struct next_hop hop = {};
 	struct address *destination;
-	struct route *route;
+	struct route *route = 0;
+	struct next_hop *hop;
+	struct judging *j;
+	__u32 zero = 0;
 	enum reason reason;
+	enum parsed parsed;
+	__u8 forward = 0;
 
 	if (skb->mark & MARK_FORWARDED)
 		return PASS_TO_NODE;
-	if (packet_parse(skb, p) != PARSED_IP || p->icmp_error)
+	parsed = packet_parse(skb, p);
+	if (parsed == PARSED_MULTICAST ? !p->key.protocol : parsed != PARSED_IP)
+		return host_unparsed(parsed, skb->ifindex);
+	if (p->icmp_error)
 		return PASS_NOT_OURS;
 	destination = p->sender ? &p->key.a : &p->key.b;
-	route = route_lookup(destination);
-	if (!route || route->kind != ROUTE_WORKLOAD)
-		return PASS_NOT_OURS;
-	if (route->forward == FORWARD_NODE)
+	if (parsed == PARSED_IP)
+		route = route_lookup(destination);
+	if (route && route->kind == ROUTE_WORKLOAD)
+		forward = route->forward;
+	reason = host_egress(skb, p, forward > FORWARD_NODE ? INTERFACE_TUNNEL : skb->ifindex);
+	if (reason || !forward)
+		return reason;
+	if (forward == FORWARD_NODE)
 		return PASS_TO_NODE;
-	address_copy(&hop.node, &route->node);
-	hop.forward = route->forward;
-	if (route->forward == FORWARD_VXLAN) {
-		struct peer *peer = bpf_map_lookup_elem(&peers, &hop.node);
+	j = bpf_map_lookup_elem(&scratch, &zero);
+	if (!j)
+		return DROP_ENCAP;
+	hop = &j->flow.next_hop;
+	address_copy(&hop->node, &route->node);
+	hop->forward = forward;
+	if (forward == FORWARD_VXLAN) {
+		struct peer *peer = bpf_map_lookup_elem(&peers, &hop->node);
 
 		if (!peer)
 			return DROP_NO_NEXT_HOP;
-		__builtin_memcpy(hop.mac, peer->mac, sizeof(hop.mac));
+		__builtin_memcpy(hop->mac, peer->mac, sizeof(hop->mac));
 	}
-	reason = encap_push(skb, &hop, p->tos);
+	reason = encap_push(skb, hop, p->tos);
 	if (reason)
 		return reason;
-	return hop.forward == FORWARD_IPIP ? PASS_IPIP : PASS_VXLAN;
+	return forward == FORWARD_IPIP ? PASS_IPIP : PASS_VXLAN;
 }
 
 SEC("tc")
@@ -266,7 +341,67 @@ int to_network(struct __sk_buff *skb)
 	__u32 length = skb->len;
 	enum reason reason = decide_to_network(skb, &p);
 
-	return finish(HOOK_TO_NETWORK, reason, length, TC_ACT_UNSPEC);
+	return finish(HOOK_TO_NETWORK, reason, &p, skb->ifindex, length, TC_ACT_UNSPEC);
+}
+
+/* What would become of a packet that is the first of its flow, as seen by the hook in the
+ * low byte of the mark, out of a tunnel if bit 8 is set. On no hook: the daemon runs it.
+ * Sends, counts and remembers nothing.
+ */
+static __always_inline enum reason explain_packet(struct __sk_buff *skb, struct packet *p, struct judging *j)
+{
+	enum hook hook = skb->mark & 0xff;
+	enum direction direction = hook == HOOK_FROM_NETWORK ? DIRECTION_INGRESS : DIRECTION_EGRESS;
+	__u32 via = skb->mark & 0x100 ? INTERFACE_TUNNEL : skb->ifindex;
+	enum parsed parsed = packet_parse(skb, p);
+	enum reason reason;
+
+	j->logs = j->asked = 0;
+	j->staged[0] = j->staged[1] = 0;
+	flow_start(&j->flow, p);
+	if (parsed != PARSED_IP)
+		return parsed == PARSED_ARP || parsed == PARSED_NEIGHBOR ? PASS_NEIGHBOR : parsed_drop(parsed);
+	if ((hook == HOOK_FROM_NETWORK || hook == HOOK_TO_NETWORK) && via != INTERFACE_TUNNEL) {
+		switch (host_untracked(p, via, direction)) {
+		case RULE_ALLOW:
+			if (hook == HOOK_TO_NETWORK || !workload_slot(p->sender ? &p->key.a : &p->key.b))
+				return PASS_UNTRACKED;
+			via = 0;
+			break;
+		case RULE_CONTINUE:
+			break;
+		default:
+			return DROP_UNTRACKED;
+		}
+	}
+	j->via = via;
+	flow_passes(skb, j, p, hook);
+	flow_judge(skb, p, j, hook);
+	reason = flow_check_source(skb, &j->flow, p, hook);
+	if (!reason && j->flow.state & FLOW_DENIED)
+		reason = j->flow.denied_by;
+	return reason;
+}
+
+SEC("tc")
+int explain(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	__u32 zero = 0;
+	struct explanation *answer = bpf_map_lookup_elem(&explanations, &zero);
+	struct judging *j = bpf_map_lookup_elem(&scratch, &zero);
+	enum reason reason;
+
+	if (!answer || !j)
+		return TC_ACT_SHOT;
+	reason = explain_packet(skb, &p, j);
+	answer->flow = j->flow;
+	for (int i = 0; i < FLOW_RULES; i++)
+		answer->logged[i] = i < j->logs ? j->logged[i] : 0;
+	answer->staged[0] = j->staged[0];
+	answer->staged[1] = j->staged[1];
+	answer->reason = reason;
+	return TC_ACT_UNSPEC;
 }
 
 char __license[] SEC("license") = "GPL";

@@ -159,11 +159,15 @@ enum flow_state {
 	FLOW_CLOSED_B = 32,
 	FLOW_HOST_OPENED = 64,	/* by the host itself: no policy of its workload applies */
 	FLOW_TRANSIT = 128,	/* no end is a local workload: the host's own, or forwarded */
-	FLOW_LEFT = 256,	/* judged by the host endpoint where it leaves, too */
-	FLOW_UNBOUND = 512,	/* no host endpoint was asked: there is none where it passed */
+	FLOW_FORWARDED = 256,	/* of these: neither from nor to the host itself */
+	FLOW_UNTRANSLATED = 512, /* entered as it was sent: before any translation by the host */
+	FLOW_ANSWER = 1024,	/* opened by what only can be an answer: TCP with ACK */
 };
 
 #define FLOW_RULES 4
+
+/* In place of an interface: out of or into a tunnel. */
+#define INTERFACE_TUNNEL 0xffffffff
 
 struct flow {
 	__u64 last_seen;	/* jiffies */
@@ -175,6 +179,8 @@ struct flow {
 	__u8 denied_by;		/* enum reason */
 	__u8 pad;
 	__u32 rules[FLOW_RULES]; /* what decided, one per ruleset asked, the last one denied; 0: no more */
+	__u32 entered;		/* the host's interface where its first packet came in; 0: none */
+	__u32 left;		/* and where it went out */
 };
 
 /* Longest prefix first. prefix_length counts from the v4-mapped address: 96 + n for IPv4. */

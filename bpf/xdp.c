@@ -1,15 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 //
-// The earliest hook. Failure: everything passes.
+// The earliest hook: drops what the untracked policy of the interface's host endpoint
+// denies, before the kernel spends anything on it. from_network asks the same again of
+// what passes, so nothing depends on this program. Failure: everything passes.
 #include "maps.h"
+#include "packet.h"
+#include "host.h"
 #include "verdict.h"
+
+static __always_inline enum reason decide_xdp(struct xdp_md *ctx, struct packet *p, __u32 length)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	enum parsed parsed;
+
+	if ((void *)(eth + 1) > end || !(host_policies() & HOST_POLICY_UNTRACKED))
+		return PASS_NOT_OURS;
+	parsed = packet_headers(data, end, length, eth->h_proto, p);
+	if (parsed != PARSED_IP && (parsed != PARSED_MULTICAST || !p->key.protocol))
+		return PASS_NOT_OURS;
+	switch (host_untracked(p, ctx->ingress_ifindex, DIRECTION_INGRESS)) {
+	case RULE_ALLOW:
+	case RULE_CONTINUE:
+		return PASS_NOT_OURS;
+	default:
+		return DROP_UNTRACKED;
+	}
+}
 
 /* Frags-aware: a plain XDP program would take TSO and large MTUs away from a veth. */
 SEC("xdp.frags")
 int xdp_network(struct xdp_md *ctx)
 {
-	count(HOOK_XDP_NETWORK, PASS_NOT_OURS, ctx->data_end - ctx->data);
-	return XDP_PASS;
+	struct packet p = {};
+	__u32 length = bpf_xdp_get_buff_len(ctx);
+	enum reason reason = decide_xdp(ctx, &p, length);
+
+	return finish(HOOK_XDP_NETWORK, reason, &p, ctx->ingress_ifindex, length, 0) == TC_ACT_SHOT ? XDP_DROP : XDP_PASS;
 }
 
 char __license[] SEC("license") = "GPL";

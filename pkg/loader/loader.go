@@ -29,6 +29,8 @@ const (
 	FromNetwork  Program = "from_network"
 	ToNetwork    Program = "to_network"
 	XDPNetwork   Program = "xdp_network"
+	// Explain is on no hook.
+	Explain Program = "explain"
 )
 
 const sweepFlows = "sweep_flows"

@@ -38,6 +38,7 @@ const (
 	tcMapSearches      = "searches"
 	tcMapSettings      = "settings"
 	tcMapWorkloads     = "workloads"
+	tcProgExplain      = "explain"
 	tcProgFromNetwork  = "from_network"
 	tcProgFromWorkload = "from_workload"
 	tcProgToNetwork    = "to_network"
@@ -86,6 +87,7 @@ type tcSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcProgramSpecs struct {
+	Explain      *ebpf.ProgramSpec `ebpf:"explain"`
 	FromNetwork  *ebpf.ProgramSpec `ebpf:"from_network"`
 	FromWorkload *ebpf.ProgramSpec `ebpf:"from_workload"`
 	ToNetwork    *ebpf.ProgramSpec `ebpf:"to_network"`
@@ -207,6 +209,7 @@ type tcVariables struct {
 //
 // It can be passed to loadTcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcPrograms struct {
+	Explain      *ebpf.Program `ebpf:"explain"`
 	FromNetwork  *ebpf.Program `ebpf:"from_network"`
 	FromWorkload *ebpf.Program `ebpf:"from_workload"`
 	ToNetwork    *ebpf.Program `ebpf:"to_network"`
@@ -215,6 +218,7 @@ type tcPrograms struct {
 
 func (p *tcPrograms) Close() error {
 	return _TcClose(
+		p.Explain,
 		p.FromNetwork,
 		p.FromWorkload,
 		p.ToNetwork,

@@ -61,8 +61,8 @@ const (
 	FlowClosedB    = bpfFlowStateFLOW_CLOSED_B
 	FlowHostOpened = bpfFlowStateFLOW_HOST_OPENED
 	FlowTransit    = bpfFlowStateFLOW_TRANSIT
-	FlowLeft       = bpfFlowStateFLOW_LEFT
-	FlowUnbound    = bpfFlowStateFLOW_UNBOUND
+	FlowForwarded  = bpfFlowStateFLOW_FORWARDED
+	FlowReplied    = bpfFlowStateFLOW_REPLIED
 
 	RouteHost     = bpfRouteKindROUTE_HOST
 	RouteWorkload = bpfRouteKindROUTE_WORKLOAD

@@ -122,6 +122,8 @@ type bpfFlow struct {
 	DeniedBy    uint8
 	Pad         uint8
 	Rules       [4]uint32
+	Entered     uint32
+	Left        uint32
 }
 
 type bpfFlowKey struct {
@@ -137,16 +139,17 @@ type bpfFlowKey struct {
 type bpfFlowState uint32
 
 const (
-	bpfFlowStateFLOW_A_OPENED    bpfFlowState = 1
-	bpfFlowStateFLOW_DENIED      bpfFlowState = 2
-	bpfFlowStateFLOW_REPLIED     bpfFlowState = 4
-	bpfFlowStateFLOW_CONFIRMED   bpfFlowState = 8
-	bpfFlowStateFLOW_CLOSED_A    bpfFlowState = 16
-	bpfFlowStateFLOW_CLOSED_B    bpfFlowState = 32
-	bpfFlowStateFLOW_HOST_OPENED bpfFlowState = 64
-	bpfFlowStateFLOW_TRANSIT     bpfFlowState = 128
-	bpfFlowStateFLOW_LEFT        bpfFlowState = 256
-	bpfFlowStateFLOW_UNBOUND     bpfFlowState = 512
+	bpfFlowStateFLOW_A_OPENED     bpfFlowState = 1
+	bpfFlowStateFLOW_DENIED       bpfFlowState = 2
+	bpfFlowStateFLOW_REPLIED      bpfFlowState = 4
+	bpfFlowStateFLOW_CONFIRMED    bpfFlowState = 8
+	bpfFlowStateFLOW_CLOSED_A     bpfFlowState = 16
+	bpfFlowStateFLOW_CLOSED_B     bpfFlowState = 32
+	bpfFlowStateFLOW_HOST_OPENED  bpfFlowState = 64
+	bpfFlowStateFLOW_TRANSIT      bpfFlowState = 128
+	bpfFlowStateFLOW_FORWARDED    bpfFlowState = 256
+	bpfFlowStateFLOW_UNTRANSLATED bpfFlowState = 512
+	bpfFlowStateFLOW_ANSWER       bpfFlowState = 1024
 )
 
 type bpfFlowTables uint32
@@ -197,6 +200,21 @@ const (
 	bpfHostPolicyHOST_POLICY_TRACKED   bpfHostPolicy = 1
 	bpfHostPolicyHOST_POLICY_UNTRACKED bpfHostPolicy = 2
 )
+
+type bpfJudging struct {
+	_           structs.HostLayout
+	Flow        bpfFlow
+	Source      uint32
+	Destination uint32
+	Ports       uint32
+	Asked       uint32
+	Logged      [4]uint32
+	Logs        uint32
+	Staged      [2]uint32
+	Differs     uint32
+	Via         uint32
+	Pad         uint32
+}
 
 type bpfNextHop struct {
 	_       structs.HostLayout

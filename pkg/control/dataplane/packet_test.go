@@ -264,7 +264,7 @@ func TestWorkloadPacketsToTheHost(t *testing.T) {
 			packet: testbed.Ethernet(macOf(second), "ff:ff:ff:ff:ff:ff").ARP(macOf(second), w2, "", "169.254.1.1")},
 		{name: "to what has no endpoint", hook: hook, packet: frame(w1, w2).UDP(1, 2), want: "shot drop_no_endpoint"},
 		{name: "from the stack to what has no endpoint", hook: loader.ToWorkload, from: "eth0",
-			packet: frame(outside4, w2).UDP(1, 2), want: "shot drop_ingress_policy"},
+			packet: frame(outside4, w2).UDP(1, 2), want: "shot drop_no_endpoint"},
 	})
 	e := b.state.Dataplane.Endpoints[key(first)]
 	e.Addresses = nil // closed

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * Host endpoints: policy on the host's own interfaces. Its stages are asked in Calico's
+ * order: untracked, then before the destination is translated, then what is forwarded or
+ * what is the host's own. All but the untracked are part of judging a flow.
+ *
+ * Failsafe: no ruleset but that of the forwarded closes a port of the failsafe table,
+ * whatever else is full, missing or wrong. It is looked at where a packet would be dropped,
+ * which comes to the same as before, and costs the others nothing.
+ */
+#ifndef HOST_H
+#define HOST_H
+
+#include "maps.h"
+#include "packet.h"
+#include "policy.h"
+#include "route.h"
+#include "verdict.h"
+
+static __always_inline __u32 host_policies(void)
+{
+	__u32 zero = 0;
+	struct settings *now = bpf_map_lookup_elem(&settings, &zero);
+
+	return now ? now->host_policy : 0;
+}
+
+/* The host endpoint of an interface, or of INTERFACE_TUNNEL. */
+static __always_inline struct host_endpoint *host_endpoint_at(__u32 via)
+{
+	__u32 index = via == INTERFACE_TUNNEL ? 0 : via;
+
+	return bpf_map_lookup_elem(&host_endpoints, &index);
+}
+
+static __always_inline int failsafe_has(enum direction direction, __u8 protocol, __be16 port,
+					const struct address *other)
+{
+	struct {
+		__u32 prefix_length;
+		__u32 port;
+		__u32 words[4];
+	} key = { .prefix_length = 32 + 128, .port = direction | protocol << 8 | (__u32)port << 16 };
+
+	__builtin_memcpy(key.words, other, sizeof(key.words));
+	return bpf_map_lookup_elem(&failsafe, &key) != 0;
+}
+
+/* Whether a packet, or the flow that it opens, is beyond the reach of policy: a failsafe
+ * port, or another node's encapsulated packet that the stack puts together. sender is
+ * the end that sends. With answers also what only can be an answer from such a port.
+ */
+__noinline int host_exempt(const struct flow_key *key, __u32 sender, enum direction direction, __u32 answers)
+{
+	struct address other;
+	__be16 source, destination;
+	struct settings *now;
+	__u32 zero = 0;
+
+	if (!key)
+		return 0;
+	source = sender ? key->b_port : key->a_port;
+	destination = sender ? key->a_port : key->b_port;
+	/* Ingress: the other host is the sender. */
+	address_copy(&other, !sender == (direction == DIRECTION_INGRESS) ? &key->a : &key->b);
+	if (failsafe_has(direction, key->protocol, destination, &other))
+		return 1;
+	if (answers && failsafe_has(!direction, key->protocol, source, &other))
+		return 1;
+	now = bpf_map_lookup_elem(&settings, &zero);
+	return now && (key->protocol == IPPROTO_IPIP || (key->protocol == IPPROTO_UDP && destination == now->vxlan_port)) &&
+	       bpf_map_lookup_elem(&peers, &other);
+}
+
+/* Asks a ruleset about the flow that is being judged: an enum rule_action. */
+static __always_inline __u32 judge_ask(struct judging *j, __u32 base)
+{
+	__u32 verdict = policy_evaluate(base, j->source, j->destination, j->ports);
+
+	if (RULE_ACTION(verdict) != RULE_CONTINUE && RULE_NUMBER(verdict) && j->asked < FLOW_RULES)
+		j->flow.rules[j->asked++ & (FLOW_RULES - 1)] = RULE_NUMBER(verdict);
+	return RULE_ACTION(verdict);
+}
+
+/* What the host endpoint of an interface says of the flow that is being judged, in the
+ * direction in which it was opened. 0, or -1 for no.
+ */
+__noinline int host_ask(struct judging *j, const struct flow_key *key, __u32 via, enum direction direction)
+{
+	struct host_endpoint *at;
+	__u32 base, action, asked, sender;
+
+	if (!j || !key)
+		return -1;
+	at = host_endpoint_at(via);
+	if (!at)
+		return 0;
+	sender = !(j->flow.state & FLOW_A_OPENED);
+	asked = j->asked;
+	if (direction == DIRECTION_INGRESS && j->flow.state & FLOW_UNTRANSLATED && at->pre_dnat) {
+		action = judge_ask(j, at->pre_dnat);
+		if (action == RULE_ALLOW)
+			return 0;
+		if (action != RULE_CONTINUE)
+			goto denied;
+	}
+	if (!(j->flow.state & FLOW_TRANSIT) || j->flow.state & FLOW_FORWARDED) {
+		base = direction == DIRECTION_INGRESS ? at->forward_ingress : at->forward_egress;
+		if (!base)
+			return 0;
+		action = judge_ask(j, base);
+		return action == RULE_ALLOW || action == RULE_CONTINUE ? 0 : -1;
+	}
+	action = judge_ask(j, direction == DIRECTION_INGRESS ? at->ingress : at->egress);
+	if (action == RULE_ALLOW)
+		return 0;
+denied:
+	if (!host_exempt(key, sender, direction, j->flow.state & FLOW_ANSWER))
+		return -1;
+	if (asked < FLOW_RULES)
+		j->flow.rules[asked & (FLOW_RULES - 1)] = 0;
+	j->asked = asked;
+	return 0;
+}
+
+/* What the untracked policy of an interface says of a packet, each for itself: an enum
+ * rule_action, RULE_CONTINUE if there is none. ifindex is of the packet's interface.
+ * Leaves the rule in this CPU's judging.
+ */
+__noinline int host_untracked(const struct packet *p, __u32 ifindex, enum direction direction)
+{
+	struct host_endpoint *at = host_endpoint_at(ifindex);
+	__u32 base, verdict, source, destination, zero = 0;
+	__be16 source_port, destination_port;
+	struct judging *j;
+
+	if (!p || !at || p->icmp_error)
+		return RULE_CONTINUE;
+	base = direction == DIRECTION_INGRESS ? at->untracked_ingress : at->untracked_egress;
+	j = bpf_map_lookup_elem(&scratch, &zero);
+	if (!base || !j)
+		return RULE_CONTINUE;
+	source_port = p->sender ? p->key.b_port : p->key.a_port;
+	destination_port = p->sender ? p->key.a_port : p->key.b_port;
+	source = peer_class(p->sender ? &p->key.b : &p->key.a);
+	destination = peer_class(p->sender ? &p->key.a : &p->key.b);
+	j->logs = 0;
+	verdict = policy_evaluate(base, source, destination,
+				  port_classes_of(p->key.protocol, source_port, destination_port, p->icmp));
+	if (RULE_ACTION(verdict) == RULE_CONTINUE)
+		return RULE_CONTINUE;
+	if (RULE_ACTION(verdict) != RULE_ALLOW && host_exempt(&p->key, p->sender, direction, 1))
+		return RULE_ALLOW;
+	j->flow.rules[0] = RULE_NUMBER(verdict);
+	j->flow.rules[1] = 0;
+	return RULE_ACTION(verdict);
+}
+
+#endif
