@@ -1,7 +1,5 @@
 package maps
 
-import "fmt"
-
 // Count is one counter, summed over CPUs. Hook and Reason are the C enums' names
 // in lower case: "from_workload", "drop_ingress_policy".
 type Count struct {
@@ -14,22 +12,15 @@ func (c Count) Dropped() bool { return len(c.Reason) > 5 && c.Reason[:5] == "dro
 
 // Counters reads every counter that has counted.
 func (m *Maps) Counters() ([]Count, error) {
+	all, err := sums(m.all[bpfMapCounters], int(hookMax)*int(reasonMax))
+	if err != nil {
+		return nil, err
+	}
 	var out []Count
-	var perCPU []Counter
-	for h, hook := range m.hooks {
-		for r, reason := range m.reasons {
-			index := uint32(h*int(reasonMax) + r)
-			if err := m.all[bpfMapCounters].Lookup(index, &perCPU); err != nil {
-				return nil, fmt.Errorf("map %s: %w", bpfMapCounters, err)
-			}
-			c := Count{Hook: hook, Reason: reason}
-			for _, n := range perCPU {
-				c.Packets += n.Packets
-				c.Bytes += n.Bytes
-			}
-			if c.Packets > 0 {
-				out = append(out, c)
-			}
+	for i, c := range all {
+		if c.Packets > 0 {
+			hook, reason := m.hooks[i/int(reasonMax)], m.reasons[i%int(reasonMax)]
+			out = append(out, Count{Hook: hook, Reason: reason, Packets: c.Packets, Bytes: c.Bytes})
 		}
 	}
 	return out, nil

@@ -114,6 +114,7 @@ type Maps struct {
 	HostEndpoints Table[uint32, HostEndpoint]
 	Failsafe      Table[FailsafeKey, uint32]
 	RuleNames     Table[uint32, RuleName]
+	RuleCounters  RuleCounters
 	Explanations  Table[uint32, Explanation]
 	Ports         *PortClasses
 	Words         *Words
@@ -168,6 +169,7 @@ func Open(dir string) (*Maps, error) {
 	m.HostEndpoints = Table[uint32, HostEndpoint]{m.all[bpfMapHostEndpoints]}
 	m.Failsafe = Table[FailsafeKey, uint32]{m.all[bpfMapFailsafe]}
 	m.RuleNames = Table[uint32, RuleName]{m.all[bpfMapRuleNames]}
+	m.RuleCounters = RuleCounters{m.all[bpfMapRuleCounters]}
 	m.Explanations = Table[uint32, Explanation]{m.all[bpfMapExplanations]}
 	if err := m.placeFlows(); err != nil {
 		m.Close()

@@ -69,6 +69,19 @@ func (t Table[K, V]) Put(k K, v V) error {
 	return nil
 }
 
+// PutAll adds or replaces entries: values[i] is that of keys[i]. Some may be there when
+// it fails.
+func (t Table[K, V]) PutAll(keys []K, values []V) error {
+	for len(keys) > 0 {
+		n := min(len(keys), loadBatch)
+		if _, err := t.m.BatchUpdate(keys[:n], values[:n], nil); err != nil {
+			return fmt.Errorf("map %s: %w", t.name(), err)
+		}
+		keys, values = keys[n:], values[n:]
+	}
+	return nil
+}
+
 // Delete removes an entry; that it is absent already is no error. An array's
 // entry becomes zero.
 func (t Table[K, V]) Delete(k K) error {
@@ -82,12 +95,29 @@ func (t Table[K, V]) Delete(k K) error {
 	return nil
 }
 
+// DeleteAll removes entries; that some are absent already is no error.
+func (t Table[K, V]) DeleteAll(keys []K) error {
+	for len(keys) > 0 {
+		n, err := t.m.BatchDelete(keys[:min(len(keys), loadBatch)], nil)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			n, err = n+1, nil // it stops at a key that is absent
+		}
+		if err != nil {
+			return fmt.Errorf("map %s: %w", t.name(), err)
+		}
+		keys = keys[n:]
+	}
+	return nil
+}
+
 // Capacity is the greatest number of entries.
 func (t Table[K, V]) Capacity() int { return int(t.m.MaxEntries()) }
 
-func (t Table[K, V]) name() string {
-	if info, err := t.m.Info(); err == nil {
+func (t Table[K, V]) name() string { return nameOf(t.m) }
+
+func nameOf(m *ebpf.Map) string {
+	if info, err := m.Info(); err == nil {
 		return info.Name
 	}
-	return t.m.String()
+	return m.String()
 }
