@@ -54,8 +54,16 @@ demo: setup root build ## three hosts, real packets, one screen (KEEP=1 leaves i
 demo-down: ## end a demo that KEEP=1 left up
 	bin/demo --down
 
-perf: setup root ## what each path costs, beside a program that does nothing
-	$(GO) test -run '^$$' -bench . ./perf/...
+PERF_OUT = bin/perf
+
+perf: setup-perf root ## what it costs, beside its peers: all of it, some minutes; report in bin/perf
+	$(GO) run ./perf --out $(PERF_OUT)
+
+perf-quick: setup-perf root ## the same in less than a minute
+	$(GO) run ./perf --quick --out $(PERF_OUT)-quick
+
+setup-perf: ## install what setup does, and what the product is compared with
+	@tools/setup.sh perf
 
 clean: ## remove what build has made
 	rm -rf bin
@@ -63,4 +71,4 @@ clean: ## remove what build has made
 root:
 	@test "$$(id -u)" = 0 || { echo "this needs root: it makes network namespaces and loads BPF" >&2; exit 1; }
 
-.PHONY: help setup generate check-generate build test lint demo demo-down perf clean root
+.PHONY: help setup generate check-generate build test lint demo demo-down perf perf-quick setup-perf clean root

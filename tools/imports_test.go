@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	"cmd/calicoctl":         {"cmd/calicoctl/...", "pkg/api", "pkg/datastore", "pkg/ipam", "pkg/nodeapi"},
 	"tools/testbed":         nil, // so that every package's tests can use it
 	"tools":                 {"pkg/...", "tools/testbed"},
-	"perf":                  {"pkg/...", "tools/testbed"},
+	"perf":                  {"pkg/...", "tools/testbed", "perf/..."},
 }
 
 // gates are the libraries that only some packages may touch, tests included.

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs from apt what building and testing need and this machine lacks.
-# Nothing is missing: nothing happens, not even apt-get update.
+# Nothing is missing: nothing happens, not even apt-get update. With the argument
+# "perf", also what perf/ compares the product with.
 set -eu
 
 # need FILE-OR-COMMAND PACKAGE: notes the package if the first is not there.
@@ -37,6 +38,12 @@ if ! command -v clang-14 >/dev/null; then
 fi
 if ! command -v llvm-strip-14 >/dev/null; then
 	need llvm-strip "llvm-14|llvm"
+fi
+if [ "${1-}" = perf ]; then
+	need iptables-nft-restore iptables
+	need iptables-legacy-restore iptables
+	need nft nftables
+	need ipset ipset
 fi
 test -n "$missing" || exit 0
 

@@ -179,7 +179,7 @@ func TestRunRefusesUnknownPrograms(t *testing.T) {
 	if _, err := p.Run("nothing", make([]byte, 64), Context{}); err == nil {
 		t.Error("ran")
 	}
-	if _, err := p.Time("nothing", make([]byte, 64), 1); err == nil {
+	if _, err := p.Timer("nothing", make([]byte, 64), Context{}); err == nil {
 		t.Error("timed")
 	}
 	if err := p.Attach(Attachment{"nothing", 1}); err == nil {
@@ -189,12 +189,34 @@ func TestRunRefusesUnknownPrograms(t *testing.T) {
 	if err != nil || r.Return != 2 {
 		t.Errorf("xdp_network: %v %v, want XDP_PASS", r.Return, err)
 	}
-	empty, err := NewEmpty()
+}
+
+// Whatever is measured is measured beside a program that does nothing.
+func TestTimer(t *testing.T) {
+	p := load(t, Links{})
+	packet := make([]byte, 64)
+	for _, name := range []Program{FromWorkload, XDPNetwork} {
+		empty, err := NewEmpty(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer empty.Close()
+		ours, err := p.Timer(name, packet, Context{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for of, timer := range map[string]*Timer{"empty": empty.Timer(packet), string(name): ours} {
+			if _, took, err := timer.Run(1000); err != nil || took <= 0 {
+				t.Errorf("%s: %v %v", of, took, err)
+			}
+		}
+	}
+	// What is asked for is where the packet is seen.
+	outside, err := p.Timer(FromWorkload, packet, Context{Ifindex: 1 << 30})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer empty.Close()
-	if d, err := empty.Time(make([]byte, 64), 100); err != nil || d <= 0 {
-		t.Errorf("empty program: %v %v", d, err)
+	if _, _, err := outside.Run(1); err == nil {
+		t.Error("ran on an interface that does not exist")
 	}
 }

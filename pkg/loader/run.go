@@ -2,7 +2,6 @@ package loader
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -60,37 +59,26 @@ func (p *Programs) Run(name Program, packet []byte, c Context) (Result, error) {
 	return Result{Return: int32(ret), Packet: opts.DataOut, Mark: out.Mark}, nil
 }
 
-// Time runs a program many times on one packet buffer, as seen on loopback, and
-// returns the mean time of a run.
-func (p *Programs) Time(name Program, packet []byte, repeat int) (time.Duration, error) {
-	prog := p.byName[name]
-	if prog == nil {
-		return 0, fmt.Errorf("program %s: not loaded", name)
-	}
-	_, d, err := prog.Benchmark(packet, repeat, nil)
-	return d, err
-}
-
-// Empty is a tc program that does nothing: what measurements are compared with.
+// Empty is a program that does nothing: what measurements are compared with.
 type Empty struct{ prog *ebpf.Program }
 
-// NewEmpty loads it.
-func NewEmpty() (*Empty, error) {
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "empty", Type: ebpf.SchedCLS, License: "GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
-	})
+// NewEmpty loads one of the same type as the program of that name.
+func NewEmpty(like Program) (*Empty, error) {
+	spec := &ebpf.ProgramSpec{Name: "empty", Type: ebpf.SchedCLS, License: "GPL"}
+	onward := int32(-1) // TC_ACT_UNSPEC
+	if like == XDPNetwork {
+		spec.Type, onward = ebpf.XDP, 2 // XDP_PASS
+	}
+	spec.Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, onward), asm.Return()}
+	prog, err := ebpf.NewProgram(spec)
 	if err != nil {
 		return nil, fmt.Errorf("program empty: %w", err)
 	}
 	return &Empty{prog}, nil
 }
 
-// Time is Programs.Time for the empty program.
-func (e *Empty) Time(packet []byte, repeat int) (time.Duration, error) {
-	_, d, err := e.prog.Benchmark(packet, repeat, nil)
-	return d, err
-}
+// Timer prepares to time the program on a packet.
+func (e *Empty) Timer(packet []byte) *Timer { return &Timer{prog: e.prog, packet: packet} }
 
 // Close gives the program back.
 func (e *Empty) Close() error { return e.prog.Close() }

@@ -1,0 +1,73 @@
+// Perf measures what the product costs, beside others that do the same work, in one
+// run: single paths through the programs beside a program that does nothing, and real
+// packets beside the kernel's own forwarding and filtering.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+)
+
+const usage = `Usage: perf [flags]                    measure (as root)
+       perf compare OLD.json NEW.json  say what has changed between two runs
+
+`
+
+func main() {
+	err := run(os.Args[1:])
+	switch {
+	case err == nil:
+	case errors.Is(err, flag.ErrHelp):
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "perf:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) > 0 && args[0] == "compare" {
+		return compare(args[1:])
+	}
+	return measure(args)
+}
+
+// options are what the command line says of a run.
+type options struct {
+	quick  bool
+	format string
+	only   *regexp.Regexp
+	out    string
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	f := flag.NewFlagSet("perf", flag.ContinueOnError)
+	f.Usage = func() {
+		io.WriteString(f.Output(), usage)
+		f.PrintDefaults()
+	}
+	f.BoolVar(&o.quick, "quick", false, "fewer scenarios and shorter: less than a minute")
+	f.StringVar(&o.format, "o", "table", "`format` of the results on standard output: table, json or markdown")
+	only := f.String("only", "", "measure only the scenarios whose names match this `regexp`; what --quick leaves out, too")
+	f.StringVar(&o.out, "out", "", "write results.json, report.md and charts into this `directory`")
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if f.NArg() > 0 {
+		f.Usage()
+		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	switch o.format {
+	case "table", "json", "markdown":
+	default:
+		return o, fmt.Errorf("format %q: want table, json or markdown", o.format)
+	}
+	var err error
+	o.only, err = regexp.Compile(*only)
+	return o, err
+}

@@ -1,0 +1,46 @@
+// Package micro times single paths through the loaded programs with BPF_PROG_TEST_RUN:
+// the real programs, on tables that the real sinks have filled, one packet buffer,
+// nothing else.
+package micro
+
+import (
+	"slices"
+
+	"calico-xdp/pkg/loader"
+	"calico-xdp/tools/testbed"
+)
+
+// Scenario is one path: on which tables, what comes, what becomes of it, and what it
+// is compared with.
+type Scenario struct {
+	Name  string
+	About string
+	// Tables are the resources that it runs on.
+	Tables Tables
+	// Before are packets that come first, once; Packets those that are timed, in turn,
+	// all at one hook.
+	Before, Packets func(*rig) []Frame
+	// Want is how each of Packets is counted: the name of an enum reason.
+	Want string
+	// Once is set where a run leaves the packet so that the next run on the same buffer
+	// would be another case: every run is a system call of its own then.
+	Once bool
+	// Baseline is another scenario; by default a program of the same type that does
+	// nothing.
+	Baseline string
+	// Goal is the most that the ratio to the baseline may be; 0 for none.
+	Goal float64
+}
+
+// Frame is a packet as it is seen at a hook.
+type Frame struct {
+	Hook   loader.Program
+	Packet testbed.Packet
+	On     string // the interface, as rig has it
+	From   string // the interface it was received on; "" for the host's own
+}
+
+// All is every scenario. A baseline stands before what is compared with it.
+func All() []Scenario {
+	return slices.Concat(paths(), rulesets(), blocklists())
+}
