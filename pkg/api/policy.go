@@ -19,13 +19,17 @@ type Policy struct {
 	ServiceAccountSelector string
 
 	Ingress, Egress []Rule
+	// IngressFrom and EgressFrom say from which rule of the resource each rule is; nil:
+	// they are the same.
+	IngressFrom, EgressFrom []int
 
 	DoNotTrack, PreDNAT, ApplyOnForward bool // only global policies
 	PerformanceHints                    []v3.PolicyPerformanceHint
 }
 
 // PolicyOf returns r as a [Policy], false if it is none.
-// StagedKubernetesNetworkPolicy is not: its rules are Kubernetes' own.
+// StagedKubernetesNetworkPolicy is not: its rules are Kubernetes' own. See
+// [KubernetesPolicyOf].
 func PolicyOf(r Resource) (*Policy, bool) {
 	p := &Policy{Key: KeyOf(r)}
 	switch r := r.(type) {

@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
@@ -15,7 +16,8 @@ type ruleList struct {
 	namespace string
 	direction int
 	rules     []api.Rule
-	cause     error // the object as a whole is not valid: the list denies all
+	from      []int   // the number of each rule in the resource; nil: as here
+	causes    []error // why the list denies all, whatever its rules say
 
 	block *block // compiled; nil if it has to be
 	last  *block // compiled before; what has not changed is taken over from it
@@ -29,7 +31,7 @@ type block struct {
 	clauses  int
 	passes   bool       // a clause has the action Pass
 	names    []portName // whose numbers it depends on
-	err      error      // what it applies to is closed
+	closed   bool       // it denies all
 	problems []error
 
 	rulesets int // that have it
@@ -41,22 +43,22 @@ type block struct {
 type rule struct {
 	text    *api.Rule
 	clauses []clause
-	names   bool  // depends on port names
-	err     error // errUnenforced, and what
-	blocks  int   // that have it
+	names   bool    // depends on port names
+	faults  []error // what of it cannot be read or enforced
+	blocks  int     // that have it
 }
 
 // say makes the list say something else. It returns false if that is the same.
-func (l *ruleList) say(rules []api.Rule, cause error) bool {
-	same := sameText(l.cause, cause) && len(l.rules) == len(rules)
+func (l *ruleList) say(rules []api.Rule, from []int, causes []error) bool {
+	same := slices.EqualFunc(l.causes, causes, sameText) && slices.Equal(l.from, from) && len(l.rules) == len(rules)
 	for i := 0; same && i < len(rules); i++ {
 		same = sameRule(&l.rules[i], &rules[i])
 	}
-	l.rules, l.cause = rules, cause
+	l.rules, l.from, l.causes = rules, from, causes
 	if !same {
 		l.stale()
 	} else if l.block != nil {
-		for i, r := range l.block.rules {
+		for i, r := range l.block.rules { // none if it is closed
 			r.text = &rules[i]
 		}
 	}
@@ -76,12 +78,11 @@ func (c *Compiler) blockOf(l *ruleList) *block {
 		return l.block
 	}
 	c.blocks++
-	b := &block{id: c.blocks, list: l, err: l.cause}
-	if b.err == nil {
-		b.rules, b.err = c.rulesOf(l, b)
-	}
-	if b.err != nil {
-		b.rules, b.names, b.problems, b.clauses = nil, nil, []error{b.err}, 1
+	b := &block{id: c.blocks, list: l, closed: len(l.causes) > 0}
+	if b.closed {
+		b.problems, b.clauses = l.causes, 1
+	} else {
+		b.rules = c.rulesOf(l, b)
 	}
 	for _, r := range b.rules {
 		b.clauses += len(r.clauses)
@@ -97,7 +98,7 @@ func (c *Compiler) blockOf(l *ruleList) *block {
 
 // rulesOf compiles the rules of a list, or takes over those of the block before:
 // all but the ones between the first and the last that differ.
-func (c *Compiler) rulesOf(l *ruleList, b *block) ([]*rule, error) {
+func (c *Compiler) rulesOf(l *ruleList, b *block) []*rule {
 	var old []*rule
 	if l.last != nil {
 		old = l.last.rules
@@ -119,11 +120,8 @@ func (c *Compiler) rulesOf(l *ruleList, b *block) ([]*rule, error) {
 		last--
 	}
 	for i := first; i < last; i++ {
-		r, err := parseRule(&l.rules[i], l.namespace)
-		if r == nil {
-			return nil, l.at(i, err)
-		}
-		parsed[i], rules[i] = r, &rule{text: &l.rules[i], err: err}
+		r, faults := parseRule(&l.rules[i], l.namespace)
+		parsed[i], rules[i] = r, &rule{text: &l.rules[i], faults: faults}
 	}
 	for i, r := range rules {
 		if p := parsed[i]; p != nil {
@@ -133,16 +131,24 @@ func (c *Compiler) rulesOf(l *ruleList, b *block) ([]*rule, error) {
 			b.names = append(b.names, names...)
 			c.hold(r)
 		}
-		if r.err != nil {
-			b.problems = append(b.problems, l.at(i, r.err))
+		for _, fault := range r.faults {
+			b.problems = append(b.problems, l.at(i, fault))
 		}
 	}
-	return rules, nil
+	return rules
 }
 
 // at says which rule an error is about.
 func (l *ruleList) at(i int, err error) error {
-	return fmt.Errorf("spec.%s[%d].%w", directions[l.direction], i, err)
+	return fmt.Errorf("spec.%s[%d].%w", directions[l.direction], l.number(i), err)
+}
+
+// number is the number of a rule in the resource.
+func (l *ruleList) number(i int) int {
+	if l.from == nil {
+		return i
+	}
+	return l.from[i]
 }
 
 // hold keeps what a rule asks for.
@@ -227,7 +233,7 @@ func (c *Compiler) profile(name string) *profile {
 func (p *profile) say() (changed bool) {
 	for direction, l := range p.lists {
 		var rules []api.Rule
-		var cause error
+		var causes []error
 		switch {
 		case p.resource != nil && direction == ingress:
 			rules = p.resource.Spec.Ingress
@@ -236,9 +242,9 @@ func (p *profile) say() (changed bool) {
 		case p.name == allowProfile:
 			rules = []api.Rule{{Action: v3.Allow}}
 		default:
-			cause = errNoProfile
+			causes = []error{errNoProfile}
 		}
-		changed = l.say(rules, cause) || changed
+		changed = l.say(rules, nil, causes) || changed
 	}
 	return changed
 }
@@ -292,6 +298,4 @@ func sameLabels(a, b map[string]string) bool {
 	return true
 }
 
-func sameText(a, b error) bool {
-	return a == b || a != nil && b != nil && a.Error() == b.Error()
-}
+func sameText(a, b error) bool { return a == b || a.Error() == b.Error() }

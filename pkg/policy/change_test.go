@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -74,7 +75,7 @@ func TestNoPacketSeesHalfAChange(t *testing.T) {
 			rulesOnly := rapid.Bool().Draw(t, "rules only")
 			changes := policytest.Changes().Draw(t, "changes")
 			changes = slices.DeleteFunc(changes, func(c api.Change) bool {
-				return rulesOnly && c.Key.Kind != "GlobalNetworkPolicy" && c.Key.Kind != "NetworkPolicy" && c.Key.Kind != "Tier"
+				return rulesOnly && !strings.HasSuffix(c.Key.Kind, "NetworkPolicy") && c.Key.Kind != "Tier"
 			})
 			for _, c := range changes {
 				store.Apply(c)
@@ -125,20 +126,21 @@ func TestNoPacketSeesHalfAChange(t *testing.T) {
 	})
 }
 
-// inUse are the rulesets that endpoints have.
+// inUse are the rulesets that endpoints have, staged ones among them.
 func inUse(t *policy.Tables) map[api.Key][]policy.RulesetID {
 	out := make(map[api.Key][]policy.RulesetID)
 	for key, r := range t.Endpoints {
-		out[key] = []policy.RulesetID{r.Egress, r.Ingress}
+		out[key] = []policy.RulesetID{r.Egress, r.Ingress, r.StagedEgress, r.StagedIngress}
 	}
-	for key := range t.HostEndpoints {
-		for _, stage := range []string{"untracked", "preDNAT", "forward", "normal"} {
+	for key, r := range t.HostEndpoints {
+		for _, stage := range hostStages {
 			for _, direction := range bothDirections {
-				if id := hostStage(t.HostEndpoints[key], stage, direction); id != 0 {
-					out[key] = append(out[key], id)
-				}
+				out[key] = append(out[key], hostStage(r, stage, direction), hostStage(wouldBeHost(r), stage, direction))
 			}
 		}
+	}
+	for key, ids := range out {
+		out[key] = slices.DeleteFunc(ids, func(id policy.RulesetID) bool { return id == 0 })
 	}
 	return out
 }

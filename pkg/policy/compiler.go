@@ -27,7 +27,7 @@ type Compiler struct {
 	profiles   map[string]*profile
 	tiers      map[string]*tier
 	policies   map[api.Key]*policySource
-	staged     map[api.Key]struct{}
+	standIns   map[api.Key]int // for policies: how many staged ones take their place
 	identities map[string]*identity
 	ports      *namedPorts
 
@@ -70,7 +70,7 @@ func NewCompiler(node string) *Compiler {
 		profiles:   make(map[string]*profile),
 		tiers:      make(map[string]*tier),
 		policies:   make(map[api.Key]*policySource),
-		staged:     make(map[api.Key]struct{}),
+		standIns:   make(map[api.Key]int),
 		identities: make(map[string]*identity),
 		ports:      newNamedPorts(),
 
@@ -145,9 +145,6 @@ func (c *Compiler) everything(store *api.Store) (changes []api.Change) {
 	for key := range c.policies {
 		note(key)
 	}
-	for key := range c.staged {
-		note(key)
-	}
 	for name := range c.profiles {
 		note(api.Key{Kind: api.KindProfile, Name: name})
 	}
@@ -173,12 +170,10 @@ func (c *Compiler) read(store *api.Store, changes []api.Change) {
 			case api.KindProfile:
 				p, _ := r.(*api.Profile)
 				c.readProfile(key.Name, p)
-			case api.KindGlobalNetworkPolicy, api.KindNetworkPolicy:
-				c.readPolicy(key, r)
-			case api.KindStagedGlobalNetworkPolicy, api.KindStagedNetworkPolicy, api.KindStagedKubernetesNetworkPolicy:
-				c.readStaged(key, r)
-			default:
+			case api.KindGlobalNetworkSet, api.KindNetworkSet, api.KindHostEndpoint, api.KindWorkloadEndpoint:
 				c.readPeer(key, r)
+			default:
+				c.readPolicy(key, r)
 			}
 		}
 	}
@@ -195,18 +190,6 @@ func (c *Compiler) read(store *api.Store, changes []api.Change) {
 		}
 	}
 	clear(c.ports.changed)
-}
-
-// readStaged notes a policy that is never enforced.
-func (c *Compiler) readStaged(key api.Key, r api.Resource) {
-	if _, known := c.staged[key]; known == (r != nil) {
-		return
-	}
-	if c.stagedOut = nil; r == nil {
-		delete(c.staged, key)
-	} else {
-		c.staged[key] = struct{}{}
-	}
 }
 
 // touchUsers has the endpoints compiled anew that a list applies to.
@@ -311,7 +294,7 @@ func (c *Compiler) rebuild(d *dimension) {
 
 // tables hands out what there is now.
 func (c *Compiler) tables() *Tables {
-	t := &Tables{
+	return &Tables{
 		Compiler: c, Result: c.result,
 		Changes: Changes{
 			Peers: c.addresses.changed, Moves: slices.Collect(maps.Keys(c.addresses.moves)),
@@ -323,13 +306,8 @@ func (c *Compiler) tables() *Tables {
 		Peers: c.addresses.classOf, PeerClasses: PeerClass(len(c.addresses.classes.entries)),
 		SourcePorts: c.sourcePorts.classOf, DestinationPorts: c.destinationPorts.classOf,
 		Rulesets: c.handed, Endpoints: c.endpoints, HostEndpoints: c.hosts,
-		Problems: c.problems.sorted(),
+		Problems: c.problems.sorted(), Staged: c.stagedKeys(),
 	}
-	if c.stagedOut == nil {
-		c.stagedOut = slices.SortedFunc(maps.Keys(c.staged), compareKeys)
-	}
-	t.Staged = c.stagedOut
-	return t
 }
 
 func classes[C PeerClass | PortClass](numbers []uint32) []C {

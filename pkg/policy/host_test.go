@@ -77,19 +77,24 @@ spec: {order: 1}
 			eth0 normal.ingress udp [10.0.0.2]:9 [192.0.2.1]:2 => Allow open[0]
 			eth0 normal.egress udp [10.0.0.2]:9 [192.0.2.1]:2 => Deny first/end`,
 	}, {
-		name: "what does not compile closes its stage",
-		resources: eth0 + policy("a", `{selector: role == 'edge', doNotTrack: true, applyOnForward: true, ingress: [{action: Allow, destination: {ports: [53]}}]}`) +
-			policy("gone.b", `{tier: gone, selector: role == 'edge', applyOnForward: true, egress: [{action: Allow}]}`),
+		name: "what cannot be read closes what it may be about at its stage",
+		resources: eth0 + policy("a", `{selector: role == 'edge', doNotTrack: true, applyOnForward: true, ingress: [{action: Allow, protocol: UDP, destination: {selector: "=="}}]}`) +
+			policy("gone.b", `{tier: gone, selector: role == 'edge', applyOnForward: true, egress: [{action: Allow}]}`) +
+			policy("gone.d", `{tier: gone, selector: role == 'edge', applyOnForward: true, egress: [{action: Allow}]}`) +
+			policy("c", `{selector: role == 'edge', preDNAT: true, applyOnForward: true, types: [Inbound]}`),
 		verdicts: `
-			eth0 untracked.ingress gre 10.0.0.2 192.0.2.1 => Deny default/a/end
-			eth0 preDNAT.ingress gre 10.0.0.2 192.0.2.1 => no policy
+			eth0 untracked.ingress gre 10.0.0.2 192.0.2.1 => Continue end
+			eth0 untracked.ingress udp [10.0.0.2]:1 [192.0.2.1]:1 => Deny default/a[0]
+			eth0 preDNAT.ingress gre 10.0.0.2 192.0.2.1 => Deny default/c/end
 			eth0 forward.ingress gre 10.0.0.2 192.0.2.1 => no policy
 			eth0 forward.egress gre 10.0.0.2 192.0.2.1 => Deny gone/gone.b/end
 			eth0 normal.ingress gre 10.0.0.2 192.0.2.1 => Deny open/end
 			eth0 normal.egress gre 10.0.0.2 192.0.2.1 => Deny gone/gone.b/end`,
 		problems: `
-			GlobalNetworkPolicy(a): spec.ingress[0].destination.ports: the rule's protocol is not one that has ports
+			GlobalNetworkPolicy(a): spec.ingress[0].destination.selector: selector "==": expected a label name at offset 0, near "=="
+			GlobalNetworkPolicy(c): spec.types: "Inbound" is neither Ingress nor Egress
 			GlobalNetworkPolicy(gone.b): spec.tier: "gone" does not exist
+			GlobalNetworkPolicy(gone.d): spec.tier: "gone" does not exist
 			Profile(open): does not exist`,
 	}, {
 		name: "host endpoints are peers like others, and workloads have no stages",

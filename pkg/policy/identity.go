@@ -147,7 +147,7 @@ func workloadLabels(w *api.WorkloadEndpoint) []label {
 func workloadPorts(ports []api.WorkloadPort) []namedPort {
 	var out []namedPort
 	for _, p := range ports {
-		if number, ok := protocolNumber(p.Protocol); ok {
+		if number, ok := api.NumberOf(p.Protocol); ok {
 			out = append(out, namedPort{p.Name, number, p.Port})
 		}
 	}
@@ -157,7 +157,7 @@ func workloadPorts(ports []api.WorkloadPort) []namedPort {
 func hostPorts(ports []v3.EndpointPort) []namedPort {
 	var out []namedPort
 	for _, p := range ports {
-		if number, ok := protocolNumber(p.Protocol); ok {
+		if number, ok := api.NumberOf(p.Protocol); ok {
 			out = append(out, namedPort{p.Name, number, p.Port})
 		}
 	}
@@ -175,17 +175,17 @@ func comparePorts(a, b namedPort) int {
 }
 
 // parsePrefixes reads the ones that are right and says which are not.
-func parsePrefixes(field string, nets []string) (prefixes []netip.Prefix, err error) {
+func parsePrefixes(nets []string) (prefixes []netip.Prefix, faults []error) {
 	prefixes = make([]netip.Prefix, 0, len(nets))
 	for _, s := range nets {
-		p, e := parsePrefix(s)
-		if e != nil {
-			err = fmt.Errorf("%s: %w", field, e)
+		p, err := parsePrefix(s)
+		if err != nil {
+			faults = append(faults, err)
 			continue
 		}
 		prefixes = append(prefixes, p)
 	}
-	return prefixes, err
+	return prefixes, faults
 }
 
 // parsePrefix reads an address or a network; host bits are cut.

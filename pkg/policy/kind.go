@@ -25,7 +25,7 @@ type kind struct {
 	names     []string // of the profiles
 	profiles  []*profile
 	endpoints map[api.Key]struct{}
-	rulesets  [stages][2]*ruleset
+	rulesets  [variants][stages][2]*ruleset
 	problems  []error
 	touched   bool
 }
@@ -98,12 +98,13 @@ func (c *Compiler) dismiss(p *peer) {
 		}
 		i.policies = nil
 	}
-	for _, both := range k.rulesets {
-		for _, r := range both {
-			c.leave(r)
+	for v := range variants {
+		for _, both := range k.rulesets[v] {
+			c.leave(both[ingress])
+			c.leave(both[egress])
 		}
 	}
-	k.rulesets = [stages][2]*ruleset{}
+	k.rulesets = [variants][stages][2]*ruleset{}
 }
 
 // touch has a kind compiled anew.
@@ -119,18 +120,21 @@ func (c *Compiler) compileKind(k *kind) {
 	k.touched = false
 	old, was := k.rulesets, k.problems
 	k.problems = nil
-	for s := range stages {
-		for direction := range directions {
-			r, err := c.rulesetOf(k, s, direction)
-			if err != nil {
-				k.problems = append(k.problems, err)
+	for v := range variants {
+		for s := range stages {
+			for direction := range directions {
+				r, err := c.rulesetOf(k, s, direction, v)
+				if err != nil {
+					k.problems = append(k.problems, err)
+				}
+				k.rulesets[v][s][direction] = c.use(r)
 			}
-			k.rulesets[s][direction] = c.use(r)
 		}
 	}
-	for s := range stages {
-		for direction := range directions {
-			c.leave(old[s][direction])
+	for v := range variants {
+		for s := range stages {
+			c.leave(old[v][s][ingress])
+			c.leave(old[v][s][egress])
 		}
 	}
 	for key := range k.endpoints {
@@ -147,10 +151,17 @@ func (c *Compiler) compileKind(k *kind) {
 // publish hands out the rulesets of one endpoint.
 func (c *Compiler) publish(k *kind, key api.Key) {
 	both := func(s stage) Rulesets {
-		return Rulesets{Ingress: k.rulesets[s][ingress].number(), Egress: k.rulesets[s][egress].number()}
+		is, would := k.rulesets[enforced][s], k.rulesets[staged][s]
+		return Rulesets{
+			Ingress: is[ingress].number(), Egress: is[egress].number(),
+			StagedIngress: would[ingress].number(), StagedEgress: would[egress].number(),
+		}
 	}
 	if k.host {
-		now := HostRulesets{Normal: both(normal), Forward: both(forward), PreDNAT: both(preDNAT).Ingress, Untracked: both(untracked)}
+		now := HostRulesets{
+			Normal: both(normal), Forward: both(forward), Untracked: both(untracked),
+			PreDNAT: both(preDNAT).Ingress, StagedPreDNAT: both(preDNAT).StagedIngress,
+		}
 		if was, ok := c.hosts[key]; !ok || was != now {
 			c.hosts[key] = now
 			c.moved[key] = struct{}{}

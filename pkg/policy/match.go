@@ -126,77 +126,78 @@ func (m *match) needs() [][]api.Label {
 	return lists
 }
 
-// policyMatch is the match of a policy's own selectors.
-func policyMatch(namespace, selector, namespaceSelector, serviceAccountSelector string) (*match, error) {
-	m := &match{namespace: namespace}
-	var err error
-	if m.selector, err = parseSelector("spec.selector", selector); err != nil {
-		return nil, err
+// policyMatch is the match of a policy's own selectors. Those that cannot be read are
+// left out of it: it means whatever the policy might.
+func policyMatch(namespace, selector, namespaceSelector, serviceAccountSelector string) (m *match, faults []error) {
+	m = &match{namespace: namespace}
+	for _, s := range []struct {
+		to          **api.Selector
+		field, text string
+		parse       func(string) (*api.Selector, error)
+	}{
+		{&m.selector, "spec.selector", selector, parseSelector},
+		{&m.namespaces, "spec.namespaceSelector", namespaceSelector, parseScope},
+		{&m.accounts, "spec.serviceAccountSelector", serviceAccountSelector, parseScope},
+	} {
+		parsed, err := s.parse(s.text)
+		if *s.to = parsed; err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", s.field, err))
+		}
 	}
-	if m.namespaces, err = parseScope("spec.namespaceSelector", namespaceSelector); err != nil {
-		return nil, err
+	return m, faults
+}
+
+// readEntity returns the match of one side of a rule in a policy of the given
+// namespace. Selector and notSelector are one match; a notSelector that nothing
+// limits is the second match, which must not hold: it lets addresses through that
+// belong to nobody. nil: nothing asked for, or nothing that can be read.
+func (p *parser) readEntity(side string, e *api.EntityRule, namespace string) (m, not *match) {
+	m = new(match)
+	before := len(p.faults)
+	read := func(to **api.Selector, field, text string, parse func(string) (*api.Selector, error)) {
+		parsed, err := parse(text)
+		if *to = parsed; err != nil {
+			p.fault(side+field, "%w", err)
+		}
 	}
-	if m.accounts, err = parseScope("spec.serviceAccountSelector", serviceAccountSelector); err != nil {
-		return nil, err
+	read(&m.selector, ".selector", e.Selector, parseSelector)
+	read(&m.notSelector, ".notSelector", e.NotSelector, parseSelector)
+	read(&m.namespaces, ".namespaceSelector", e.NamespaceSelector, parseScope)
+	if a := e.ServiceAccounts; a != nil {
+		read(&m.accounts, ".serviceAccounts.selector", a.Selector, parseSelector)
+		m.accountNames = slices.Compact(slices.Sorted(slices.Values(a.Names)))
+	}
+	positive := m.selector != nil || m.namespaces != nil || m.accounts != nil || len(m.accountNames) > 0
+	if !positive && (m.notSelector == nil || len(p.faults) > before) {
+		return nil, nil
+	}
+	// A policy in a namespace means peers of its own one, unless it says which.
+	if e.NamespaceSelector == "" {
+		m.namespace = namespace
+	}
+	if !positive && namespace == "" {
+		return nil, &match{selector: m.notSelector}
 	}
 	return m, nil
 }
 
-// entityMatch returns the match of one side of a rule in a policy of the given
-// namespace. Selector and notSelector are one match; a notSelector that nothing
-// limits is the second match, which must not hold: it lets addresses through
-// that belong to nobody. nil: nothing asked for.
-func entityMatch(side string, e *api.EntityRule, namespace string) (m, not *match, err error) {
-	m = new(match)
-	if m.selector, err = parseSelector(side+".selector", e.Selector); err != nil {
-		return nil, nil, err
-	}
-	if m.notSelector, err = parseSelector(side+".notSelector", e.NotSelector); err != nil {
-		return nil, nil, err
-	}
-	if m.namespaces, err = parseScope(side+".namespaceSelector", e.NamespaceSelector); err != nil {
-		return nil, nil, err
-	}
-	if a := e.ServiceAccounts; a != nil {
-		if m.accounts, err = parseSelector(side+".serviceAccounts.selector", a.Selector); err != nil {
-			return nil, nil, err
-		}
-		m.accountNames = slices.Compact(slices.Sorted(slices.Values(a.Names)))
-	}
-	positive := m.selector != nil || m.namespaces != nil || m.accounts != nil || len(m.accountNames) > 0
-	if !positive && m.notSelector == nil {
-		return nil, nil, nil
-	}
-	// A policy in a namespace means peers of its own one, unless it says which.
-	if m.namespaces == nil {
-		m.namespace = namespace
-	}
-	if !positive && namespace == "" {
-		return nil, &match{selector: m.notSelector}, nil
-	}
-	return m, nil, nil
-}
-
-func parseSelector(field, text string) (*api.Selector, error) {
+// parseSelector reads a selector; nil if there is none.
+func parseSelector(text string) (*api.Selector, error) {
 	if text == "" {
 		return nil, nil
 	}
-	s, err := api.ParseSelector(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", field, err)
-	}
-	return s, nil
+	return api.ParseSelector(text)
 }
 
 // parseScope reads a selector of namespaces or service accounts. In it, all()
 // means what is in any namespace at all, and global() what is in none.
-func parseScope(field, text string) (*api.Selector, error) {
-	s, err := parseSelector(field, text)
+func parseScope(text string) (*api.Selector, error) {
+	s, err := parseSelector(text)
 	if s == nil {
 		return nil, err
 	}
 	rewritten := replaceCalls(s.String(), "all()", "has("+inScope+")")
-	return parseSelector(field, replaceCalls(rewritten, "global()", "!has("+inScope+")"))
+	return parseSelector(replaceCalls(rewritten, "global()", "!has("+inScope+")"))
 }
 
 // replaceCalls replaces a call wherever it stands outside of quotes.

@@ -37,11 +37,15 @@ type policySource struct {
 	order    float64
 	sortName string // decides between policies of one order
 	selects  *match
-	err      error   // its selectors cannot be read
-	applies  [2]bool // by direction
+	faults   [2][]error // by direction: why it denies all that reaches it
+	applies  [2]bool    // by direction
 	stages   [stages]bool
 	lists    [2]*ruleList
 	members  map[*identity]struct{} // of this node's, that it selects
+
+	// A staged policy takes the place of an enforced one, if that is there.
+	staged    bool
+	standsFor api.Key // zero if it takes nobody's place
 }
 
 // tier returns the tier of this name.
@@ -77,7 +81,9 @@ func (c *Compiler) readTier(name string, r *api.Tier) {
 	if t.resource != r {
 		t.read(r)
 		for p := range t.policies {
-			p.say(p.lists[ingress].rules, p.lists[egress].rules)
+			for direction, l := range p.lists {
+				p.say(direction, l.rules, l.from)
+			}
 			c.touchSelected(p)
 		}
 	}
@@ -94,7 +100,7 @@ func (c *Compiler) tidyTier(t *tier) {
 func comparePolicies(a, b *policySource) int {
 	return cmp.Or(
 		cmp.Compare(a.tier.order, b.tier.order), strings.Compare(a.tier.name, b.tier.name),
-		cmp.Compare(a.order, b.order), strings.Compare(a.sortName, b.sortName))
+		cmp.Compare(a.order, b.order), strings.Compare(a.sortName, b.sortName), compareKeys(a.key, b.key))
 }
 
 // readPolicy makes a policy agree with its resource.
@@ -103,10 +109,7 @@ func (c *Compiler) readPolicy(key api.Key, r api.Resource) {
 	if p != nil && p.resource == r {
 		return
 	}
-	var spec *api.Policy
-	if r != nil {
-		spec, _ = api.PolicyOf(r)
-	}
+	spec := specOf(r)
 	switch {
 	case spec == nil && p != nil:
 		c.removePolicy(p)
@@ -114,11 +117,7 @@ func (c *Compiler) readPolicy(key api.Key, r api.Resource) {
 	case spec == nil:
 		return
 	case p == nil:
-		p = &policySource{key: key, sortName: key.Name + "/" + key.Namespace + "/" + key.Kind, members: make(map[*identity]struct{})}
-		for direction := range p.lists {
-			p.lists[direction] = &ruleList{object: key, namespace: key.Namespace, direction: direction}
-		}
-		c.policies[key] = p
+		p = c.newPolicy(key)
 	}
 	selected := ""
 	if p.selects != nil {
@@ -126,7 +125,9 @@ func (c *Compiler) readPolicy(key api.Key, r api.Resource) {
 	}
 	p.read(r, spec)
 	c.enter(p, cmp.Or(spec.Tier, api.DefaultTier))
-	p.say(spec.Ingress, spec.Egress)
+	p.say(ingress, spec.Ingress, spec.IngressFrom)
+	p.say(egress, spec.Egress, spec.EgressFrom)
+	c.standIn(p, spec.StagedAction)
 	c.touchSelected(p)
 	if p.selects.key() == selected {
 		return
@@ -138,26 +139,71 @@ func (c *Compiler) readPolicy(key api.Key, r api.Resource) {
 	c.touchSelected(p)
 }
 
+// specOf returns what a policy says; nil if the resource is none.
+func specOf(r api.Resource) *api.Policy {
+	if k, ok := r.(*api.StagedKubernetesNetworkPolicy); ok {
+		return api.KubernetesPolicyOf(k)
+	}
+	if r == nil {
+		return nil
+	}
+	p, _ := api.PolicyOf(r)
+	return p
+}
+
+func (c *Compiler) newPolicy(key api.Key) *policySource {
+	p := &policySource{key: key, members: make(map[*identity]struct{}), staged: stagedKind(key.Kind)}
+	as := enforcedKey(key)
+	p.sortName = as.Name + "/" + as.Namespace + "/" + as.Kind
+	for direction := range p.lists {
+		p.lists[direction] = &ruleList{object: key, namespace: key.Namespace, direction: direction}
+	}
+	if c.policies[key] = p; p.staged {
+		c.stagedOut = nil
+	}
+	return p
+}
+
 func (p *policySource) read(r api.Resource, spec *api.Policy) {
 	p.resource = r
 	p.order = math.Inf(1)
 	if spec.Order != nil {
 		p.order = *spec.Order
 	}
-	p.selects, p.err = policyMatch(p.key.Namespace, spec.Selector, spec.NamespaceSelector, spec.ServiceAccountSelector)
-	if p.err != nil {
-		p.selects = &match{namespace: p.key.Namespace} // whatever it might mean is closed
+	var faults []error
+	p.selects, faults = policyMatch(p.key.Namespace, spec.Selector, spec.NamespaceSelector, spec.ServiceAccountSelector)
+	switch spec.StagedAction {
+	case "", v3.StagedActionSet, v3.StagedActionLearn, v3.StagedActionDelete, v3.StagedActionIgnore:
+	default:
+		faults = append(faults, fmt.Errorf("spec.stagedAction: %q is none of Set, Delete, Learn, Ignore", spec.StagedAction))
 	}
 	types := spec.Types
 	if len(types) == 0 {
 		types = api.DefaultTypes(spec.Ingress, spec.Egress)
 	}
 	p.applies = [2]bool{slices.Contains(types, v3.PolicyTypeIngress), slices.Contains(types, v3.PolicyTypeEgress)}
+	p.faults = [2][]error{faults, faults}
+	for _, t := range types {
+		if t == v3.PolicyTypeIngress || t == v3.PolicyTypeEgress {
+			continue
+		}
+		// It may mean any direction that is not there by its name.
+		fault := fmt.Errorf("spec.types: %q is neither Ingress nor Egress", t)
+		for direction := range p.applies {
+			if name := [...]v3.PolicyType{v3.PolicyTypeIngress, v3.PolicyTypeEgress}[direction]; !slices.Contains(types, name) {
+				p.applies[direction] = true
+				p.faults[direction] = append(slices.Clip(p.faults[direction]), fault)
+			}
+		}
+	}
 	p.stages = [stages]bool{
 		untracked: spec.DoNotTrack,
 		preDNAT:   spec.PreDNAT && !spec.DoNotTrack,
 		normal:    !spec.PreDNAT && !spec.DoNotTrack,
 		forward:   !spec.PreDNAT && !spec.DoNotTrack && spec.ApplyOnForward,
+	}
+	if spec.StagedAction == v3.StagedActionDelete || spec.StagedAction == v3.StagedActionIgnore {
+		p.selects, p.applies, p.faults = &match{namespace: nowhere}, [2]bool{}, [2][]error{}
 	}
 }
 
@@ -175,23 +221,24 @@ func (c *Compiler) enter(p *policySource, name string) {
 	}
 }
 
-// say makes the policy's lists say these rules, or why they cannot be compiled.
-func (p *policySource) say(rules ...[]api.Rule) {
-	cause := p.err
-	if cause == nil && !p.tier.exists {
-		cause = fmt.Errorf("spec.tier: %q does not exist", p.tier.name)
+// say makes one of the policy's lists say these rules, or why they cannot be compiled.
+func (p *policySource) say(direction int, rules []api.Rule, from []int) {
+	causes := p.faults[direction]
+	if !p.tier.exists {
+		causes = append(slices.Clip(causes), fmt.Errorf("spec.tier: %q does not exist", p.tier.name))
 	}
-	for direction, l := range p.lists {
-		l.say(rules[direction], cause)
-	}
+	p.lists[direction].say(rules, from, causes)
 }
 
 func (c *Compiler) removePolicy(p *policySource) {
 	c.touchSelected(p)
 	c.deselect(p)
+	c.standIn(p, v3.StagedActionIgnore)
 	delete(p.tier.policies, p)
 	c.tidyTier(p.tier)
-	delete(c.policies, p.key)
+	if delete(c.policies, p.key); p.staged {
+		c.stagedOut = nil
+	}
 }
 
 // deselect takes a policy from all that it selects.

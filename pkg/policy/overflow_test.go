@@ -36,7 +36,7 @@ func TestTooManyPortClassesDeny(t *testing.T) {
 	a := netip.MustParseAddr("10.0.0.1")
 	for port, want := range []Action{Allow, Allow, Allow, Deny, Deny, Allow} {
 		action, _ := tables.Verdict(tables.Endpoints[api.KeyOf(w)].Ingress, Packet{
-			Source: a, Destination: a, Protocol: protocolTCP, SourcePort: 9, DestinationPort: uint16(port),
+			Source: a, Destination: a, Protocol: 6, SourcePort: 9, DestinationPort: uint16(port),
 		})
 		if action != want {
 			t.Errorf("port %d: %v, want %v", port, action, want)

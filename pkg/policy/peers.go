@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -38,16 +39,16 @@ func factsOf(r api.Resource) (f peerFacts, ok bool) {
 	switch r := r.(type) {
 	case *api.WorkloadEndpoint:
 		f = peerFacts{given: workloadLabels(r), own: r.Labels, profiles: r.Spec.Profiles, ports: workloadPorts(r.Spec.Ports), node: r.Spec.Node}
-		f.prefixes, f.problem = parsePrefixes("spec.ipNetworks", r.Spec.IPNetworks)
+		f.read("spec.ipNetworks", r.Spec.IPNetworks)
 	case *api.HostEndpoint:
 		f = peerFacts{own: r.Labels, profiles: r.Spec.Profiles, ports: hostPorts(r.Spec.Ports), node: r.Spec.Node, host: true}
-		f.prefixes, f.problem = parsePrefixes("spec.expectedIPs", r.Spec.ExpectedIPs)
+		f.read("spec.expectedIPs", r.Spec.ExpectedIPs)
 	case *api.GlobalNetworkSet:
 		f = peerFacts{own: r.Labels}
-		f.prefixes, f.problem = parsePrefixes("spec.nets", r.Spec.Nets)
+		f.read("spec.nets", r.Spec.Nets)
 	case *api.NetworkSet:
 		f = peerFacts{given: []label{{v3.LabelNamespace, r.Namespace}}, own: r.Labels, profiles: []string{namespaceProfileNames + r.Namespace}}
-		f.prefixes, f.problem = parsePrefixes("spec.nets", r.Spec.Nets)
+		f.read("spec.nets", r.Spec.Nets)
 	default:
 		return f, false
 	}
@@ -56,6 +57,18 @@ func factsOf(r api.Resource) (f peerFacts, ok bool) {
 	slices.SortFunc(f.ports, comparePorts)
 	f.ports = slices.Compact(f.ports)
 	return f, true
+}
+
+// read takes the prefixes of a field that are right. Of those that are not, the
+// problem names the first.
+func (f *peerFacts) read(field string, nets []string) {
+	prefixes, faults := parsePrefixes(nets)
+	switch f.prefixes = prefixes; {
+	case len(faults) == 1:
+		f.problem = fmt.Errorf("%s: %w", field, faults[0])
+	case len(faults) > 1:
+		f.problem = fmt.Errorf("%s: %w; and %d more like that", field, faults[0], len(faults)-1)
+	}
 }
 
 // readPeer makes a peer agree with its resource.

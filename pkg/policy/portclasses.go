@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+
+	"calico-xdp/pkg/api"
 )
 
 // portSpace is the space of source ports or of destination ports: it keeps the
@@ -164,7 +166,7 @@ func (p *portSpace) note(r PortRange) {
 // ports is how many ports a protocol has: types and codes for ICMP, one where there
 // are none.
 func ports(protocol uint8) int {
-	if hasPorts(protocol) || protocol == protocolICMP || protocol == protocolICMPv6 {
+	if api.ProtocolHasPorts(protocol) || protocol == protocolICMP || protocol == protocolICMPv6 {
 		return 65536
 	}
 	return 1

@@ -1,48 +1,12 @@
 package policy
 
-import (
-	"slices"
-	"strings"
+import "slices"
 
-	"github.com/projectcalico/api/pkg/lib/numorstring"
-)
-
-// IANA's numbers of the protocols that rules name or that have ports.
+// IANA's numbers of the protocols whose types and codes rules name.
 const (
-	protocolICMP    = 1
-	protocolTCP     = 6
-	protocolUDP     = 17
-	protocolICMPv6  = 58
-	protocolSCTP    = 132
-	protocolUDPLite = 136
+	protocolICMP   = 1
+	protocolICMPv6 = 58
 )
-
-func protocolNumber(p numorstring.Protocol) (uint8, bool) {
-	switch strings.ToLower(p.String()) {
-	case "tcp":
-		return protocolTCP, true
-	case "udp":
-		return protocolUDP, true
-	case "icmp":
-		return protocolICMP, true
-	case "icmpv6":
-		return protocolICMPv6, true
-	case "sctp":
-		return protocolSCTP, true
-	case "udplite":
-		return protocolUDPLite, true
-	}
-	n, err := p.NumValue()
-	return n, err == nil
-}
-
-func hasPorts(protocol uint8) bool {
-	switch protocol {
-	case protocolTCP, protocolUDP, protocolSCTP, protocolUDPLite:
-		return true
-	}
-	return false
-}
 
 // span is a range of ports, both ends in it.
 type span struct{ from, to uint16 }

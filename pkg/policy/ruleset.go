@@ -51,24 +51,18 @@ func (s segment) end(at stage) Action {
 	return s.tier.defaultAction
 }
 
-// segments returns what decides about endpoints of one kind at one stage and in
-// one direction, in order, and whether there is anything left to decide behind it.
-func (c *Compiler) segments(k *kind, at stage, direction int) (list []segment, open bool) {
-	var policies []*policySource
-	for _, p := range k.identity.policies {
-		if p.applies[direction] && p.stages[at] {
-			policies = append(policies, p)
-		}
-	}
-	slices.SortFunc(policies, comparePolicies)
+// segments returns what decides about endpoints of one kind at one stage, in order,
+// and whether there is anything left to decide behind it.
+func (c *Compiler) segments(k *kind, at stage, direction int, policies []*policySource) (list []segment, open bool) {
 	// Nobody knows where a tier would be that does not exist, so it is in front: it
 	// closes.
-	if i := slices.IndexFunc(policies, func(p *policySource) bool { return !p.tier.exists }); i >= 0 {
-		return []segment{{policies[i].tier, []*block{c.blockOf(policies[i].lists[direction])}}}, false
+	gone := slices.DeleteFunc(slices.Clone(policies), func(p *policySource) bool { return p.tier.exists })
+	if len(gone) > 0 {
+		policies = gone
 	}
 	for i, p := range policies {
 		if i == 0 || p.tier != policies[i-1].tier {
-			if i > 0 && !list[len(list)-1].leaves(at) {
+			if i > 0 && len(gone) == 0 && !list[len(list)-1].leaves(at) {
 				return list, false
 			}
 			list = append(list, segment{tier: p.tier})
@@ -76,7 +70,7 @@ func (c *Compiler) segments(k *kind, at stage, direction int) (list []segment, o
 		s := &list[len(list)-1]
 		s.blocks = append(s.blocks, c.blockOf(p.lists[direction]))
 	}
-	if len(list) > 0 && !list[len(list)-1].leaves(at) {
+	if len(gone) > 0 || len(list) > 0 && !list[len(list)-1].leaves(at) {
 		return list, false
 	}
 	if at == normal {
@@ -88,20 +82,53 @@ func (c *Compiler) segments(k *kind, at stage, direction int) (list []segment, o
 }
 
 // rulesetOf returns the ruleset of a kind, nil if nothing is to be said at that
-// stage. It fails if the ruleset is too long; then the one it returns denies all.
-func (c *Compiler) rulesetOf(k *kind, at stage, direction int) (*ruleset, error) {
+// stage, or if the staged one would be the enforced one. It fails if the ruleset is
+// too long; then the one it returns denies all.
+func (c *Compiler) rulesetOf(k *kind, at stage, direction int, v variant) (*ruleset, error) {
 	if at != normal && !k.host || at == preDNAT && direction == egress {
 		return nil, nil
 	}
-	segments, open := c.segments(k, at, direction)
-	if at != normal && len(segments) == 0 {
+	policies, differ := c.policiesFor(k, at, direction, v)
+	if v == staged && !differ || v == enforced && at != normal && len(policies) == 0 {
 		return nil, nil
 	}
-	var blocks []*block
-	var err error
-	var closing *block
-	size := 1
-	key := []byte{byte(at), byte(direction)}
+	segments, open := c.segments(k, at, direction, policies)
+	blocks, size, key := layOut(segments, at)
+	key = append(key, byte(at), byte(direction), byte(v))
+	tooLong := size > MaxRules
+	if tooLong {
+		key = append(key, 1)
+	}
+	r := c.rulesets[string(key)]
+	if r == nil {
+		r = &ruleset{key: string(key), blocks: blocks}
+		c.lastRuleset++
+		r.id = c.lastRuleset
+		for _, b := range blocks {
+			b.rulesets++
+		}
+		if tooLong {
+			r.close(segments, direction)
+		} else {
+			r.flatten(segments, open, at, direction, v, size)
+		}
+		c.rulesets[r.key] = r
+		c.fresh = append(c.fresh, r)
+	}
+	if !tooLong {
+		return r, nil
+	}
+	which := directions[direction]
+	if v == staged {
+		which = "staged " + which
+	}
+	return r, fmt.Errorf("%s: %d rules apply, %d can be compiled", which, size, MaxRules)
+}
+
+// layOut returns the blocks of segments, how many rules they make, and a key that says
+// the same for the same ones.
+func layOut(segments []segment, at stage) (blocks []*block, size int, key []byte) {
+	size = 1
 	for _, s := range segments {
 		if s.tier != nil {
 			size++
@@ -113,38 +140,14 @@ func (c *Compiler) rulesetOf(k *kind, at stage, direction int) (*ruleset, error)
 			blocks = append(blocks, b)
 			size += b.clauses
 			key = binary.LittleEndian.AppendUint64(append(key, 2), b.id)
-			if closing == nil && b.err != nil && s.tier != nil {
-				closing = b
-			}
 		}
 	}
-	if closing == nil && size > MaxRules {
-		err = fmt.Errorf("%s: %d rules apply, %d can be compiled", directions[direction], size, MaxRules)
-		closing = slices.MaxFunc(blocks, func(a, b *block) int { return a.clauses - b.clauses })
-		key = append(key, 3)
-	}
-	if r := c.rulesets[string(key)]; r != nil {
-		return r, err
-	}
-	r := &ruleset{key: string(key), blocks: blocks}
-	c.lastRuleset++
-	r.id = c.lastRuleset
-	for _, b := range blocks {
-		b.rulesets++
-	}
-	if closing != nil {
-		r.close(closing, segments, direction)
-	} else {
-		r.flatten(segments, open, at, direction, size)
-	}
-	c.rulesets[r.key] = r
-	c.fresh = append(c.fresh, r)
-	return r, err
+	return blocks, size, append(key, 3)
 }
 
 // flatten makes one list of the segments and, if anything gets through them, what
 // becomes of that.
-func (r *ruleset) flatten(segments []segment, open bool, at stage, direction, size int) {
+func (r *ruleset) flatten(segments []segment, open bool, at stage, direction int, v variant, size int) {
 	r.out = &Ruleset{Rules: make([]Rule, 0, size)}
 	for part := range r.terms {
 		r.terms[part] = make([]*term, 0, size)
@@ -156,20 +159,19 @@ func (r *ruleset) flatten(segments []segment, open bool, at stage, direction, si
 		}
 		for _, b := range s.blocks {
 			part.Policies = append(part.Policies, b.list.object)
-			id := RuleID{Tier: part.Tier, Policy: b.list.object, Direction: directions[direction]}
-			if b.err != nil {
-				id.Index = -1
+			id := b.list.ruleID(part.Tier)
+			if b.closed {
 				r.add(Deny, id, [parts]*term{})
 			}
 			for i, x := range b.rules {
-				id.Index = i
+				id.Index = b.list.number(i)
 				for _, k := range x.clauses {
 					r.add(k.action, id, k.terms)
 				}
 			}
 		}
 		if end := s.end(at); end != 0 {
-			r.add(end, RuleID{Tier: part.Tier, Direction: directions[direction], Index: -1}, [parts]*term{})
+			r.add(end, RuleID{Tier: part.Tier, Direction: directions[direction], Index: -1, Staged: v == staged}, [parts]*term{})
 		}
 		for i := first; i < len(r.out.Rules); i++ {
 			if r.out.Rules[i].Action == Pass {
@@ -181,7 +183,7 @@ func (r *ruleset) flatten(segments []segment, open bool, at stage, direction, si
 	}
 	if open {
 		end := [stages]Action{normal: Deny, forward: Allow, preDNAT: Continue, untracked: Continue}[at]
-		r.add(end, RuleID{Direction: directions[direction], Index: -1}, [parts]*term{})
+		r.add(end, RuleID{Direction: directions[direction], Index: -1, Staged: v == staged}, [parts]*term{})
 	}
 }
 
@@ -192,17 +194,30 @@ func (r *ruleset) add(a Action, id RuleID, terms [parts]*term) {
 	}
 }
 
-// close makes the ruleset one that denies all because of one block.
-func (r *ruleset) close(because *block, segments []segment, direction int) {
-	r.out = new(Ruleset)
-	id := RuleID{Policy: because.list.object, Direction: directions[direction], Index: -1}
+// close makes a ruleset that is too long one that denies all, because of the longest
+// of its parts.
+func (r *ruleset) close(segments []segment, direction int) {
+	var longest *block
+	var tier string
 	for _, s := range segments {
-		if s.tier != nil && slices.Contains(s.blocks, because) {
-			id.Tier = s.tier.name
+		for _, b := range s.blocks {
+			if longest != nil && b.clauses <= longest.clauses {
+				continue
+			}
+			if longest, tier = b, ""; s.tier != nil {
+				tier = s.tier.name
+			}
 		}
 	}
+	r.out = new(Ruleset)
+	id := longest.list.ruleID(tier)
 	r.add(Deny, id, [parts]*term{})
-	r.out.Segments = []Segment{{Tier: id.Tier, To: 1, Policies: []api.Key{id.Policy}}}
+	r.out.Segments = []Segment{{Tier: tier, To: 1, Policies: []api.Key{id.Policy}}}
+}
+
+// ruleID is the id of the list as a whole.
+func (l *ruleList) ruleID(tier string) RuleID {
+	return RuleID{Tier: tier, Policy: l.object, Direction: directions[l.direction], Index: -1, Staged: stagedKind(l.object.Kind)}
 }
 
 // use notes that one more kind has the ruleset.

@@ -21,6 +21,7 @@ type state struct {
 	// verdicts are lines "endpoint direction protocol source destination =>
 	// rules", with [address]:port or address; ICMP has type.code for the
 	// destination's port. A host endpoint has stage.direction for the direction.
+	// A direction after "would." is that of the staged ruleset.
 	verdicts string
 	problems string // one a line
 	staged   string // same
@@ -58,15 +59,21 @@ func (s state) check(t *testing.T, how string, store *api.Store, tables *policy.
 		}
 		p := parsePacket(t, f[2], f[3], f[4])
 		var met, judged []policytest.Step
-		if stage, direction, host := strings.Cut(f[1], "."); host {
-			key = api.Key{Kind: api.KindHostEndpoint, Name: f[0]}
-			met = steps(tables, hostStage(tables.HostEndpoints[key], stage, direction), p)
-			judged = oracle.JudgeHost(key, stage, direction, p)
-		} else {
-			met = steps(tables, rulesetIn(tables.Endpoints[key], f[1]), p)
-			judged = oracle.Judge(key, f[1], p)
+		oracle, endpoint, host := oracle, tables.Endpoints[key], tables.HostEndpoints[hostKey(f[0])]
+		where, would := strings.CutPrefix(f[1], "would.")
+		if would {
+			oracle, endpoint, host = policytest.NewStagedOracle(store), wouldBe(endpoint), wouldBeHost(host)
 		}
-		if s.problems == "" && !slices.Equal(met, judged) {
+		var id policy.RulesetID
+		if stage, direction, ok := strings.Cut(where, "."); ok {
+			id, judged = hostStage(host, stage, direction), oracle.JudgeHost(hostKey(f[0]), stage, direction, p)
+		} else {
+			id, judged = rulesetIn(endpoint, where), oracle.Judge(key, where, p)
+		}
+		if met = steps(tables, id, p); would && id == 0 {
+			judged = nil
+		}
+		if !slices.Equal(met, judged) {
 			t.Errorf("%s, %s: %s: the tables say %v, the oracle %v", s.name, how, question, met, judged)
 		}
 		var texts []string
@@ -90,6 +97,8 @@ func (s state) check(t *testing.T, how string, store *api.Store, tables *policy.
 	}
 	compareLines(t, s.name+", "+how+", staged", staged, lines(s.staged))
 }
+
+func hostKey(name string) api.Key { return api.Key{Kind: api.KindHostEndpoint, Name: name} }
 
 func compareLines(t *testing.T, what string, got, want []string) {
 	t.Helper()
@@ -120,10 +129,14 @@ func stepText(s policytest.Step) string {
 	if p := s.Rule.Policy; p.Name != "" {
 		where = append(where, p.Name)
 	}
-	if s.Rule.Index < 0 {
-		return action + " " + strings.Join(append(where, "end"), "/")
+	staged := ""
+	if s.Rule.Staged {
+		staged = " staged"
 	}
-	return fmt.Sprintf("%s %s[%d]", action, strings.Join(where, "/"), s.Rule.Index)
+	if s.Rule.Index < 0 {
+		return action + " " + strings.Join(append(where, "end"), "/") + staged
+	}
+	return fmt.Sprintf("%s %s[%d]%s", action, strings.Join(where, "/"), s.Rule.Index, staged)
 }
 
 func parsePacket(t *testing.T, protocol, source, destination string) policy.Packet {

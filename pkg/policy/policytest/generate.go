@@ -77,7 +77,7 @@ func Changes() *rapid.Generator[[]api.Change] {
 func Resources() *rapid.Generator[api.Resource] {
 	return rapid.Custom(func(t *rapid.T) api.Resource {
 		n := rapid.IntRange(0, 3).Draw(t, "number")
-		switch rapid.IntRange(0, 15).Draw(t, "kind") {
+		switch rapid.IntRange(0, 18).Draw(t, "kind") {
 		case 0, 1, 2, 3:
 			return workload(one(t, namespaces), n).Draw(t, "workload")
 		case 4:
@@ -96,6 +96,12 @@ func Resources() *rapid.Generator[api.Resource] {
 			return s
 		case 10, 11, 12:
 			return networkPolicy(t, n)
+		case 13:
+			return stagedGlobalNetworkPolicy(t, n)
+		case 14:
+			return stagedNetworkPolicy(t, n)
+		case 15:
+			return stagedKubernetesNetworkPolicy(t, n)
 		}
 		return globalNetworkPolicy(t, n)
 	})
@@ -159,41 +165,6 @@ func profile(t *rapid.T) api.Resource {
 	return p
 }
 
-func networkPolicy(t *rapid.T, n int) api.Resource {
-	p := &v3.NetworkPolicy{TypeMeta: kind("NetworkPolicy"), ObjectMeta: meta(one(t, namespaces), fmt.Sprint("p", n), nil)}
-	p.Spec.Tier, p.Spec.Order = policyTier(t), order(t)
-	p.Spec.Selector = maybeSelector(t, 2)
-	p.Spec.ServiceAccountSelector = maybeScope(t, 6)
-	p.Spec.Types, p.Spec.Ingress, p.Spec.Egress = types(t), rules(t, 3), rules(t, 3)
-	return p
-}
-
-func globalNetworkPolicy(t *rapid.T, n int) api.Resource {
-	p := &v3.GlobalNetworkPolicy{TypeMeta: kind("GlobalNetworkPolicy"), ObjectMeta: meta("", fmt.Sprint("p", n), nil)}
-	p.Spec.Tier, p.Spec.Order = policyTier(t), order(t)
-	p.Spec.Selector = maybeSelector(t, 2)
-	p.Spec.NamespaceSelector = maybeScope(t, 5)
-	p.Spec.ServiceAccountSelector = maybeScope(t, 6)
-	p.Spec.Types, p.Spec.Ingress, p.Spec.Egress = types(t), rules(t, 3), rules(t, 3)
-	switch rapid.IntRange(0, 11).Draw(t, "flags") {
-	case 1:
-		p.Spec.DoNotTrack, p.Spec.ApplyOnForward = true, true
-	case 2:
-		p.Spec.PreDNAT, p.Spec.ApplyOnForward = true, true
-	case 3, 4:
-		p.Spec.ApplyOnForward = true
-	}
-	return p
-}
-
-func policyTier(t *rapid.T) string {
-	return one(t, []string{"", "default", "default", "alpha", "omega"})
-}
-
-func types(t *rapid.T) []v3.PolicyType {
-	return [][]v3.PolicyType{nil, nil, {"Ingress"}, {"Egress"}, {"Ingress", "Egress"}}[rapid.IntRange(0, 4).Draw(t, "types")]
-}
-
 func order(t *rapid.T) *float64 {
 	if maybe(t, 3) {
 		return nil
@@ -210,6 +181,13 @@ func maybeSelector(t *rapid.T, n int) string {
 }
 
 func selector(t *rapid.T, depth int) string {
+	if depth > 0 && faulty(t) {
+		return "app =="
+	}
+	return soundSelector(t, depth)
+}
+
+func soundSelector(t *rapid.T, depth int) string {
 	name, text := one(t, labelNames), one(t, labelTexts)
 	switch k := rapid.IntRange(0, 9).Draw(t, "selector"); {
 	case k < 2:
@@ -227,9 +205,9 @@ func selector(t *rapid.T, depth int) string {
 	case depth == 0:
 		return fmt.Sprintf("%s not in {'%s'}", name, text)
 	case k < 9:
-		return fmt.Sprintf("(%s) && (%s)", selector(t, depth-1), selector(t, depth-1))
+		return fmt.Sprintf("(%s) && (%s)", soundSelector(t, depth-1), soundSelector(t, depth-1))
 	}
-	return fmt.Sprintf("(%s) || !(%s)", selector(t, depth-1), selector(t, depth-1))
+	return fmt.Sprintf("(%s) || !(%s)", soundSelector(t, depth-1), soundSelector(t, depth-1))
 }
 
 // maybeScope is a selector of namespaces or service accounts.

@@ -3,7 +3,6 @@ package policytest
 import (
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -14,7 +13,8 @@ import (
 )
 
 // apply returns what a rule does to a packet; 0 if it does not match.
-func (o *Oracle) apply(r *api.Rule, namespace string, p policy.Packet) policy.Action {
+func (o *Oracle) apply(r api.Rule, namespace string, p policy.Packet) policy.Action {
+	r, faulty := readable(r)
 	family := 6
 	if p.Source.Is4() {
 		family = 4
@@ -46,6 +46,12 @@ func (o *Oracle) apply(r *api.Rule, namespace string, p policy.Packet) policy.Ac
 		return 0
 	}
 	action := map[v3.Action]policy.Action{"Allow": policy.Allow, "Deny": policy.Deny, "Pass": policy.Pass, "Log": policy.Log}[r.Action]
+	if faulty && action == policy.Log {
+		return 0
+	}
+	if faulty {
+		return policy.Deny // of all that it might mean
+	}
 	if r.HTTP != nil || r.Source.Services != nil || r.Destination.Services != nil {
 		// Not known whether it matches: let through less.
 		if action == policy.Allow || action == policy.Log {
@@ -58,18 +64,10 @@ func (o *Oracle) apply(r *api.Rule, namespace string, p policy.Packet) policy.Ac
 
 // entity says whether one side of a rule matches.
 func (o *Oracle) entity(e *api.EntityRule, namespace string, a netip.Addr, proto int, number uint16) bool {
-	in := func(nets []netip.Prefix) bool {
-		return slices.ContainsFunc(nets, func(n netip.Prefix) bool { return n.Contains(a) })
-	}
-	if len(e.Nets) > 0 && !in(prefixes(e.Nets)) || in(prefixes(e.NotNets)) {
+	if len(e.Nets) > 0 && !in(a, prefixes(e.Nets)) || in(a, prefixes(e.NotNets)) {
 		return false
 	}
-	var there []object // what has the address
-	for _, x := range o.known {
-		if in(x.nets) {
-			there = append(there, x)
-		}
-	}
+	there := o.at(a)
 	accounts := e.ServiceAccounts != nil && (e.ServiceAccounts.Selector != "" || len(e.ServiceAccounts.Names) > 0)
 	positive := e.Selector != "" || e.NamespaceSelector != "" || accounts
 	switch {
@@ -97,6 +95,20 @@ func (o *Oracle) entity(e *api.EntityRule, namespace string, a netip.Addr, proto
 		return false
 	}
 	return (len(e.Ports) == 0 || hasPort(e.Ports)) && !hasPort(e.NotPorts)
+}
+
+func in(a netip.Addr, nets []netip.Prefix) bool {
+	return slices.ContainsFunc(nets, func(n netip.Prefix) bool { return n.Contains(a) })
+}
+
+// at returns what has an address.
+func (o *Oracle) at(a netip.Addr) (there []object) {
+	for _, x := range o.known {
+		if in(a, x.nets) {
+			there = append(there, x)
+		}
+	}
+	return there
 }
 
 // selected says whether the selectors of one side, taken together, mean
@@ -129,13 +141,7 @@ func matches(selector string, labels map[string]string) bool {
 }
 
 func matchesPrefixed(selector, prefix string, labels map[string]string) bool {
-	view := make(map[string]string)
-	for k, v := range labels {
-		if rest, ok := strings.CutPrefix(k, prefix); ok {
-			view[rest] = v
-		}
-	}
-	return matches(selector, view)
+	return matches(selector, prefixed(labels, prefix))
 }
 
 // matchesScope is matchesPrefixed, where all() is whatever has the member label
@@ -154,27 +160,4 @@ func matchesScope(selector, prefix, member string, labels map[string]string) boo
 	selector = strings.ReplaceAll(selector, "all()", "has(member)")
 	selector = strings.ReplaceAll(selector, "global()", "!has(member)")
 	return matchesPrefixed(selector, prefix, with)
-}
-
-func prefixes(nets []string) []netip.Prefix {
-	var out []netip.Prefix
-	for _, s := range nets {
-		if !strings.Contains(s, "/") {
-			a := netip.MustParseAddr(s)
-			s += "/" + strconv.Itoa(a.BitLen())
-		}
-		out = append(out, netip.MustParsePrefix(s))
-	}
-	return out
-}
-
-func protocol(p numorstring.Protocol) int {
-	if n, ok := map[string]int{"TCP": 6, "UDP": 17, "ICMP": 1, "ICMPv6": 58, "SCTP": 132, "UDPLite": 136}[p.String()]; ok {
-		return n
-	}
-	n, err := strconv.Atoi(p.String())
-	if err != nil {
-		panic(err)
-	}
-	return n
 }

@@ -5,12 +5,8 @@ package policytest
 
 import (
 	"fmt"
-	"math"
 	"net/netip"
-	"slices"
 	"sort"
-
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
 	"calico-xdp/pkg/api"
 	"calico-xdp/pkg/policy"
@@ -28,13 +24,18 @@ func (s Step) String() string {
 	if s.Rule.Policy == (api.Key{}) {
 		where = s.Rule.Tier + "/default"
 	}
+	if s.Rule.Staged {
+		where = "staged " + where
+	}
 	return fmt.Sprintf("%s by %s %s[%d]", action, where, s.Rule.Direction, s.Rule.Index)
 }
 
 // Oracle judges packets by the resources of one store.
 type Oracle struct {
-	store *api.Store
-	known []object
+	store    *api.Store
+	staged   bool
+	known    []object
+	policies []aPolicy // in the order in which those of one tier are asked
 }
 
 // object is whatever a selector can select.
@@ -51,8 +52,15 @@ type port struct {
 }
 
 // NewOracle returns an oracle for the store as it is now.
-func NewOracle(store *api.Store) *Oracle {
-	o := &Oracle{store: store}
+func NewOracle(store *api.Store) *Oracle { return newOracle(store, false) }
+
+// NewStagedOracle returns an oracle for the store as it would be with all staged
+// policies enforced.
+func NewStagedOracle(store *api.Store) *Oracle { return newOracle(store, true) }
+
+func newOracle(store *api.Store, staged bool) *Oracle {
+	o := &Oracle{store: store, staged: staged}
+	o.policies = o.findPolicies()
 	for _, w := range api.All[*api.WorkloadEndpoint](store, "WorkloadEndpoint") {
 		x := object{labels: o.labelsOf(w), nets: prefixes(w.Spec.IPNetworks)}
 		for _, p := range w.Spec.Ports {
@@ -110,77 +118,6 @@ func (o *Oracle) inherit(own map[string]string, profiles []string) map[string]st
 	return out
 }
 
-// aPolicy is a policy of either kind.
-type aPolicy struct {
-	key                                    api.Key
-	tier                                   string
-	order                                  float64
-	selector, nsSelector, accountsSelector string
-	ingress, egress                        bool
-	stages                                 []string // at which it is asked
-	rules                                  map[string][]api.Rule
-}
-
-func (o *Oracle) policies() []aPolicy {
-	var out []aPolicy
-	add := func(key api.Key, tier string, order *float64, selector, ns, accounts string, types []v3.PolicyType, in, eg []api.Rule) {
-		p := aPolicy{
-			key: key, tier: tier, order: math.Inf(1), selector: selector, nsSelector: ns, accountsSelector: accounts,
-			rules: map[string][]api.Rule{"ingress": in, "egress": eg}, stages: []string{"normal"},
-		}
-		if order != nil {
-			p.order = *order
-		}
-		if tier == "" {
-			p.tier = "default"
-		}
-		switch {
-		case len(types) > 0:
-			p.ingress, p.egress = slices.Contains(types, "Ingress"), slices.Contains(types, "Egress")
-		case len(eg) == 0:
-			p.ingress = true
-		case len(in) == 0:
-			p.egress = true
-		default:
-			p.ingress, p.egress = true, true
-		}
-		out = append(out, p)
-	}
-	for key, p := range api.All[*api.GlobalNetworkPolicy](o.store, "GlobalNetworkPolicy") {
-		s := p.Spec
-		add(key, s.Tier, s.Order, s.Selector, s.NamespaceSelector, s.ServiceAccountSelector, s.Types, s.Ingress, s.Egress)
-		switch last := &out[len(out)-1]; {
-		case s.DoNotTrack:
-			last.stages = []string{"untracked"}
-		case s.PreDNAT:
-			last.stages = []string{"preDNAT"}
-		case s.ApplyOnForward:
-			last.stages = []string{"normal", "forward"}
-		}
-	}
-	for key, p := range api.All[*api.NetworkPolicy](o.store, "NetworkPolicy") {
-		s := p.Spec
-		add(key, s.Tier, s.Order, s.Selector, "", s.ServiceAccountSelector, s.Types, s.Ingress, s.Egress)
-	}
-	sort.Slice(out, func(i, j int) bool {
-		a, b := out[i], out[j]
-		if a.order != b.order {
-			return a.order < b.order
-		}
-		return a.key.Name+"/"+a.key.Namespace+"/"+a.key.Kind < b.key.Name+"/"+b.key.Namespace+"/"+b.key.Kind
-	})
-	return out
-}
-
-func (p *aPolicy) selects(labels map[string]string) bool {
-	if p.key.Namespace != "" && labels["projectcalico.org/namespace"] != p.key.Namespace {
-		return false
-	}
-	return matches(p.selector, labels) &&
-		matchesScope(p.nsSelector, "pcns.", "projectcalico.org/namespace", labels) &&
-		matchesScope(p.accountsSelector, "pcsa.", "projectcalico.org/serviceaccount", labels)
-}
-
 // Judge returns the rules that a packet to (ingress) or from (egress) a workload
 // endpoint meets: any number of Log and Pass, then the Allow or Deny that decides.
 func (o *Oracle) Judge(endpoint api.Key, direction string, p policy.Packet) []Step {
@@ -206,7 +143,7 @@ func (o *Oracle) Asked(endpoint api.Key, stage, direction string) (tiers []strin
 	case *api.HostEndpoint:
 		labels = o.inherit(r.Labels, r.Spec.Profiles)
 	}
-	tiers, byTier, _ := o.asked(labels, stage, direction)
+	tiers, byTier := o.asked(labels, stage, direction)
 	policies = make(map[string][]api.Key)
 	for name, list := range byTier {
 		for _, p := range list {
@@ -216,20 +153,26 @@ func (o *Oracle) Asked(endpoint api.Key, stage, direction string) (tiers []strin
 	return tiers, policies
 }
 
-func (o *Oracle) asked(labels map[string]string, stage, direction string) (names []string, byTier map[string][]aPolicy, tiers map[api.Key]*api.Tier) {
-	tiers = api.All[*api.Tier](o.store, "Tier")
+func (o *Oracle) tier(name string) *api.Tier {
+	t, _ := o.store.Get(api.Key{Kind: "Tier", Name: name}).(*api.Tier)
+	return t
+}
+
+// exists says whether there is a tier; the default one always is.
+func (o *Oracle) exists(tier string) bool { return tier == "default" || o.tier(tier) != nil }
+
+func (o *Oracle) asked(labels map[string]string, stage, direction string) (names []string, byTier map[string][]aPolicy) {
 	byTier = make(map[string][]aPolicy)
-	for _, pol := range o.policies() {
-		applies := direction == "ingress" && pol.ingress || direction == "egress" && pol.egress && stage != "preDNAT"
-		if applies && slices.Contains(pol.stages, stage) && pol.selects(labels) {
-			byTier[pol.tier] = append(byTier[pol.tier], pol)
+	for _, p := range o.policies {
+		if p.applies(stage, direction) && p.selects(labels) {
+			byTier[p.tier] = append(byTier[p.tier], p)
 		}
 	}
 	for name := range byTier {
 		names = append(names, name)
 	}
 	orderOf := func(name string) float64 {
-		if t := tiers[api.Key{Kind: "Tier", Name: name}]; t != nil && t.Spec.Order != nil {
+		if t := o.tier(name); t != nil && t.Spec.Order != nil {
 			return *t.Spec.Order
 		}
 		return 1_000_000
@@ -240,29 +183,32 @@ func (o *Oracle) asked(labels map[string]string, stage, direction string) (names
 		}
 		return names[i] < names[j]
 	})
-
-	return names, byTier, tiers
+	return names, byTier
 }
 
-func (o *Oracle) judge(labels map[string]string, profileNames []string, stage, direction string, p policy.Packet) []Step {
+func (o *Oracle) judge(labels map[string]string, profiles []string, stage, direction string, p policy.Packet) []Step {
 	var steps []Step
-	names, byTier, tiers := o.asked(labels, stage, direction)
-	for _, name := range names {
+	tiers, byTier := o.asked(labels, stage, direction)
+	if len(tiers) == 0 && stage != "normal" && !o.staged {
+		return nil
+	}
+	for _, name := range tiers {
 		// A policy in a tier that does not exist could mean anything: closed.
-		if tiers[api.Key{Kind: "Tier", Name: name}] == nil && name != "default" {
-			return []Step{{policy.Deny, policy.RuleID{Tier: name, Policy: byTier[name][0].key, Direction: direction, Index: -1}}}
+		if !o.exists(name) {
+			first := byTier[name][0]
+			return []Step{{policy.Deny, policy.RuleID{Tier: name, Policy: first.key, Direction: direction, Index: -1, Staged: first.staged}}}
 		}
 	}
-	for _, name := range names {
+	for _, name := range tiers {
 		passed := false
 	policies:
 		for _, pol := range byTier[name] {
-			for i, rule := range pol.rules[direction] {
-				action := o.apply(&rule, pol.key.Namespace, p)
+			for _, rule := range pol.rules[direction] {
+				action := rule.apply(o, p)
 				if action == 0 {
 					continue
 				}
-				steps = append(steps, Step{action, policy.RuleID{Tier: name, Policy: pol.key, Direction: direction, Index: i}})
+				steps = append(steps, Step{action, policy.RuleID{Tier: name, Policy: pol.key, Direction: direction, Index: rule.index, Staged: pol.staged}})
 				if action == policy.Pass {
 					passed = true
 					break policies
@@ -275,8 +221,8 @@ func (o *Oracle) judge(labels map[string]string, profileNames []string, stage, d
 		if passed || stage == "untracked" || stage == "preDNAT" {
 			continue
 		}
-		end := Step{policy.Deny, policy.RuleID{Tier: name, Direction: direction, Index: -1}}
-		if t := tiers[api.Key{Kind: "Tier", Name: name}]; t != nil && t.Spec.DefaultAction != nil && *t.Spec.DefaultAction == "Pass" {
+		end := Step{policy.Deny, policy.RuleID{Tier: name, Direction: direction, Index: -1, Staged: o.staged}}
+		if t := o.tier(name); t != nil && t.Spec.DefaultAction != nil && *t.Spec.DefaultAction == "Pass" {
 			end.Action = policy.Pass
 		}
 		steps = append(steps, end)
@@ -284,46 +230,47 @@ func (o *Oracle) judge(labels map[string]string, profileNames []string, stage, d
 			return steps
 		}
 	}
-
-	end := Step{policy.Deny, policy.RuleID{Direction: direction, Index: -1}}
-	switch {
-	case stage != "normal" && len(names) == 0:
-		return nil
-	case stage == "forward":
-		end.Action = policy.Allow
-		return append(steps, end)
-	case stage != "normal":
-		end.Action = policy.Continue
-		return append(steps, end)
+	end := policy.RuleID{Direction: direction, Index: -1, Staged: o.staged}
+	switch stage {
+	case "forward":
+		return append(steps, Step{policy.Allow, end})
+	case "untracked", "preDNAT":
+		return append(steps, Step{policy.Continue, end})
 	}
-
-profiles:
-	for _, name := range profileNames {
-		key := api.Key{Kind: "Profile", Name: name}
-		profile, ok := o.store.Get(key).(*api.Profile)
-		if !ok && name == "projectcalico-default-allow" {
-			return append(steps, Step{policy.Allow, policy.RuleID{Policy: key, Direction: direction, Index: 0}})
-		}
-		if !ok {
-			return append(steps, Step{policy.Deny, policy.RuleID{Policy: key, Direction: direction, Index: -1}})
-		}
-		rules := profile.Spec.Ingress
-		if direction == "egress" {
-			rules = profile.Spec.Egress
-		}
-		for i, rule := range rules {
-			action := o.apply(&rule, "", p)
-			if action == 0 {
-				continue
-			}
-			steps = append(steps, Step{action, policy.RuleID{Policy: key, Direction: direction, Index: i}})
-			if action == policy.Pass {
-				continue profiles
-			}
-			if action != policy.Log {
-				return steps
-			}
+	for _, name := range profiles {
+		met, decided := o.profile(name, direction, p)
+		if steps = append(steps, met...); decided {
+			return steps
 		}
 	}
-	return append(steps, end)
+	return append(steps, Step{policy.Deny, end})
+}
+
+// profile returns the rules of a profile that a packet meets, and whether one of them
+// decides.
+func (o *Oracle) profile(name, direction string, p policy.Packet) (steps []Step, decided bool) {
+	id := policy.RuleID{Policy: api.Key{Kind: "Profile", Name: name}, Direction: direction}
+	profile, ok := o.store.Get(id.Policy).(*api.Profile)
+	if !ok && name == "projectcalico-default-allow" {
+		return []Step{{policy.Allow, id}}, true
+	}
+	if !ok {
+		id.Index = -1
+		return []Step{{policy.Deny, id}}, true
+	}
+	rules := profile.Spec.Ingress
+	if direction == "egress" {
+		rules = profile.Spec.Egress
+	}
+	for i, rule := range rules {
+		id.Index = i
+		switch action := o.apply(rule, "", p); action {
+		case 0:
+		case policy.Log:
+			steps = append(steps, Step{action, id})
+		default:
+			return append(steps, Step{action, id}), action != policy.Pass
+		}
+	}
+	return steps, false
 }
