@@ -3,6 +3,7 @@ package testbed
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"slices"
 	"sync"
@@ -156,6 +157,11 @@ func (c *Capture) WritePcap(path string) error {
 
 // Inject sends a frame out of an interface as it is.
 func (n *Namespace) Inject(iface string, frame []byte) error {
+	return n.InjectAll(iface, func(yield func([]byte) bool) { yield(frame) })
+}
+
+// InjectAll sends frames out of an interface as they are, as fast as it can.
+func (n *Namespace) InjectAll(iface string, frames iter.Seq[[]byte]) error {
 	return n.Do(func() error {
 		link, err := n.netlink.LinkByName(iface)
 		if err != nil {
@@ -166,6 +172,12 @@ func (n *Namespace) Inject(iface string, frame []byte) error {
 			return err
 		}
 		defer unix.Close(fd)
-		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index})
+		to := &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index}
+		for frame := range frames {
+			if err := unix.Sendto(fd, frame, 0, to); err != nil && !errors.Is(err, unix.ENOBUFS) {
+				return err
+			}
+		}
+		return nil
 	})
 }
