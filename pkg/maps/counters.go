@@ -1,5 +1,7 @@
 package maps
 
+import "github.com/cilium/ebpf"
+
 // Count is one counter, summed over CPUs. Hook and Reason are the C enums' names
 // in lower case: "from_workload", "drop_ingress_policy".
 type Count struct {
@@ -12,7 +14,11 @@ func (c Count) Dropped() bool { return len(c.Reason) > 5 && c.Reason[:5] == "dro
 
 // Counters reads every counter that has counted.
 func (m *Maps) Counters() ([]Count, error) {
-	all, err := sums(m.all[bpfMapCounters], int(hookMax)*int(reasonMax))
+	var all []Counter
+	err := m.all[bpfMapCounters].use(func(em *ebpf.Map) (err error) {
+		all, err = sums(em, int(hookMax)*int(reasonMax))
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

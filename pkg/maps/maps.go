@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -119,64 +121,80 @@ type Maps struct {
 	Ports         *PortClasses
 	Words         *Words
 
-	all     map[string]*ebpf.Map
+	all     map[string]*held
+	spec    *ebpf.CollectionSpec
 	dir     string
 	hooks   []string
 	reasons []string
+	growing sync.Mutex // one table takes another's place at a time
+}
+
+// fixedTable is the table of that name, which does not grow as Grow does it.
+func fixedTable[K, V comparable](m *Maps, name string) Table[K, V] { return Table[K, V]{m.all[name]} }
+
+// Options say how large tables are.
+type Options struct {
+	// Sizes are the entries that tables hold which are made now, by name; by default
+	// what the C declares. A table that a former process has pinned keeps its size.
+	Sizes map[string]int
+	// Grow makes room for that many entries in a table, with Maps.Grow. It is called
+	// by whoever finds it full. Without it tables do not grow.
+	Grow func(table string, entries int) error
 }
 
 // Open creates the maps, or opens those that a former process pinned in dir, a
 // directory on a bpffs. With an empty dir nothing is pinned. A pinned map of
 // another layout is an error: layouts are told apart by directory.
-func Open(dir string) (*Maps, error) {
+func Open(dir string) (*Maps, error) { return OpenWith(dir, Options{}) }
+
+// OpenWith is Open with options.
+func OpenWith(dir string, o Options) (*Maps, error) {
 	spec, err := loadBpf()
 	if err != nil {
 		return nil, err
 	}
 	// Not fatal: kernels since 5.11 account BPF memory to the cgroup instead.
 	_ = rlimit.RemoveMemlock()
-	var opts ebpf.MapOptions
 	if dir != "" {
 		if err := makePinDir(dir); err != nil {
 			return nil, err
 		}
-		opts.PinPath = dir
 	}
-	m := &Maps{all: make(map[string]*ebpf.Map), dir: dir}
+	m := &Maps{all: make(map[string]*held), spec: spec, dir: dir}
 	for name, s := range spec.Maps {
 		if strings.HasPrefix(name, ".") {
 			continue // the variables that carry the enums
 		}
-		if dir != "" {
-			s.Pinning = ebpf.PinByName
+		if n := o.Sizes[name]; n > 0 {
+			s.MaxEntries = uint32(n)
 		}
-		em, err := ebpf.NewMapWithOptions(s, opts)
+		em, err := open(s, dir)
 		if err != nil {
 			m.Close()
 			return nil, fmt.Errorf("map %s: %w", name, err)
 		}
-		m.all[name] = em
+		m.all[name] = &held{name: name, m: em, grow: o.Grow}
 	}
-	m.Endpoints = Table[uint32, Endpoint]{m.all[bpfMapEndpoints]}
-	m.Workloads = Table[Address, uint32]{m.all[bpfMapWorkloads]}
-	m.Routes = Table[Prefix, Route]{m.all[bpfMapRoutes]}
-	m.Peers = Table[Address, Peer]{m.all[bpfMapPeers]}
-	m.HostClasses = Table[Address, uint32]{m.all[bpfMapHostClasses]}
-	m.NetClasses = Table[Prefix, uint32]{m.all[bpfMapNetClasses]}
-	m.Settings = Table[uint32, Settings]{m.all[bpfMapSettings]}
-	m.Flows = Table[FlowKey, Flow]{m.all[bpfMapFlows]}
-	m.NewFlows = Table[FlowKey, Flow]{m.all[bpfMapNewFlows]}
-	m.HostEndpoints = Table[uint32, HostEndpoint]{m.all[bpfMapHostEndpoints]}
-	m.Failsafe = Table[FailsafeKey, uint32]{m.all[bpfMapFailsafe]}
-	m.RuleNames = Table[uint32, RuleName]{m.all[bpfMapRuleNames]}
-	m.RuleCounters = RuleCounters{m.all[bpfMapRuleCounters]}
-	m.Explanations = Table[uint32, Explanation]{m.all[bpfMapExplanations]}
+	m.Endpoints = tableOf[uint32, Endpoint](m, bpfMapEndpoints)
+	m.Workloads = tableOf[Address, uint32](m, bpfMapWorkloads)
+	m.Routes = tableOf[Prefix, Route](m, bpfMapRoutes)
+	m.Peers = tableOf[Address, Peer](m, bpfMapPeers)
+	m.HostClasses = tableOf[Address, uint32](m, bpfMapHostClasses)
+	m.NetClasses = tableOf[Prefix, uint32](m, bpfMapNetClasses)
+	m.HostEndpoints = tableOf[uint32, HostEndpoint](m, bpfMapHostEndpoints)
+	m.Failsafe = tableOf[FailsafeKey, uint32](m, bpfMapFailsafe)
+	m.RuleNames = tableOf[uint32, RuleName](m, bpfMapRuleNames)
+	m.RuleCounters = newRuleCounters(m.all[bpfMapRuleCounters])
+	m.Settings = fixedTable[uint32, Settings](m, bpfMapSettings)
+	m.NewFlows = fixedTable[FlowKey, Flow](m, bpfMapNewFlows)
+	m.Explanations = fixedTable[uint32, Explanation](m, bpfMapExplanations)
+	m.Flows = fixedTable[FlowKey, Flow](m, bpfMapFlows) // grows in a way of its own
+	m.hooks = enumNames(spec, "hook", "HOOK_", int(hookMax))
+	m.reasons = enumNames(spec, "reason", "", int(reasonMax))
 	if err := m.placeFlows(); err != nil {
 		m.Close()
 		return nil, err
 	}
-	m.hooks = enumNames(spec, "hook", "HOOK_", int(hookMax))
-	m.reasons = enumNames(spec, "reason", "", int(reasonMax))
 	if m.Ports, err = newPortClasses(m.all[bpfMapPortClasses]); err == nil {
 		m.Words, err = newWords(m.all[bpfMapRulesetWords])
 	}
@@ -187,14 +205,44 @@ func Open(dir string) (*Maps, error) {
 	return m, nil
 }
 
+// open makes a map, or opens the one that is pinned in dir.
+func open(s *ebpf.MapSpec, dir string) (*ebpf.Map, error) {
+	if dir == "" {
+		return ebpf.NewMap(s)
+	}
+	s.Pinning = ebpf.PinByName
+	if err := os.Remove(filepath.Join(dir, s.Name+comingSuffix)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err // a former process ended before it took its place
+	}
+	pinned, err := ebpf.LoadPinnedMap(filepath.Join(dir, s.Name), nil)
+	switch {
+	case err == nil && slices.Contains(growable, s.Name):
+		s.MaxEntries = pinned.MaxEntries()
+		fallthrough
+	case err == nil:
+		pinned.Close()
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, err
+	}
+	return ebpf.NewMapWithOptions(s, ebpf.MapOptions{PinPath: dir})
+}
+
 // Handles gives the loader the maps that programs share, by name.
-func (m *Maps) Handles() map[string]*ebpf.Map { return m.all }
+func (m *Maps) Handles() map[string]*ebpf.Map {
+	out := make(map[string]*ebpf.Map, len(m.all))
+	for name, h := range m.all {
+		h.mu.RLock()
+		out[name] = h.m
+		h.mu.RUnlock()
+	}
+	return out
+}
 
 // Close closes the maps; those that are pinned live on.
 func (m *Maps) Close() error {
 	var errs []error
-	for _, em := range m.all {
-		errs = append(errs, em.Close())
+	for _, h := range m.all {
+		errs = append(errs, h.close())
 	}
 	return errors.Join(errs...)
 }
@@ -210,8 +258,10 @@ func Unpin(dir string) error {
 		if strings.HasPrefix(name, ".") {
 			continue
 		}
-		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
+		for _, pin := range []string{name, name + comingSuffix} {
+			if err := os.Remove(filepath.Join(dir, pin)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				errs = append(errs, err)
+			}
 		}
 	}
 	return errors.Join(errs...)

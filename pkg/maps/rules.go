@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 
 	"github.com/cilium/ebpf"
 )
@@ -59,13 +58,27 @@ func (n bpfRuleName) Action() RuleAction { return RuleAction(uint8(n.Text[ruleNa
 func (n bpfRuleName) Staged() bool { return n.Text[ruleNameStaged] != 0 }
 
 // RuleCounters are the counters of rules by number, one for each CPU.
-type RuleCounters struct{ m *ebpf.Map }
+type RuleCounters struct{ h *held }
+
+func newRuleCounters(h *held) RuleCounters {
+	h.copy = copyCounters
+	return RuleCounters{h}
+}
 
 // Len is one more than the highest number.
-func (c RuleCounters) Len() int { return int(c.m.MaxEntries()) }
+func (c RuleCounters) Len() int { return c.h.capacity() }
+
+// Reserve makes room for the numbers below n.
+func (c RuleCounters) Reserve(n int) error { return c.h.reserve(n) }
 
 // Load reads the counters of the numbers below n, summed over CPUs.
-func (c RuleCounters) Load(n int) ([]Counter, error) { return sums(c.m, min(n, c.Len())) }
+func (c RuleCounters) Load(n int) (out []Counter, err error) {
+	err = c.h.use(func(m *ebpf.Map) (err error) {
+		out, err = sums(m, min(n, int(m.MaxEntries())))
+		return err
+	})
+	return out, err
+}
 
 // Zero makes the counters of these numbers zero.
 func (c RuleCounters) Zero(numbers []uint32) error {
@@ -73,28 +86,51 @@ func (c RuleCounters) Zero(numbers []uint32) error {
 	if err != nil {
 		return err
 	}
-	for len(numbers) > 0 {
-		n := min(len(numbers), loadBatch)
-		if _, err := c.m.BatchUpdate(numbers[:n], make([]Counter, n*cpus), nil); err != nil {
-			return fmt.Errorf("map %s: %w", bpfMapRuleCounters, err)
+	return c.h.use(func(m *ebpf.Map) error {
+		for len(numbers) > 0 {
+			n := min(len(numbers), loadBatch)
+			if _, err := m.BatchUpdate(numbers[:n], make([]Counter, n*cpus), nil); err != nil {
+				return err
+			}
+			numbers = numbers[n:]
 		}
-		numbers = numbers[n:]
+		return nil
+	})
+}
+
+// perCPU calls fn with the first n entries of an array of counters, some at a time, each
+// with one counter per CPU.
+func perCPU(m *ebpf.Map, n int, fn func(keys []uint32, values []Counter, cpus int) error) error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	var cursor ebpf.MapBatchCursor
+	keys, values := make([]uint32, min(n, loadBatch)), make([]Counter, min(n, loadBatch)*cpus)
+	for n > 0 {
+		got, err := m.BatchLookup(&cursor, keys, values, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+		got = min(got, n)
+		n -= got
+		if got > 0 {
+			if err := fn(keys[:got], values[:got*cpus], cpus); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			break // that was the end
+		}
 	}
 	return nil
 }
 
-// sums reads the first n entries of an array of counters per CPU, summed over CPUs.
+// sums reads the first n entries of an array of counters, summed over CPUs.
 func sums(m *ebpf.Map, n int) ([]Counter, error) {
-	cpus, err := ebpf.PossibleCPU()
-	if err != nil {
-		return nil, err
-	}
-	var cursor ebpf.MapBatchCursor
 	out := make([]Counter, 0, n)
-	keys, values := make([]uint32, min(n, loadBatch)), make([]Counter, min(n, loadBatch)*cpus)
-	for len(out) < n {
-		got, err := m.BatchLookup(&cursor, keys, values, nil)
-		for i := 0; i < got && len(out) < n; i++ {
+	err := perCPU(m, n, func(keys []uint32, values []Counter, cpus int) error {
+		for i := range keys {
 			var sum Counter
 			for _, c := range values[i*cpus : (i+1)*cpus] {
 				sum.Packets += c.Packets
@@ -102,12 +138,15 @@ func sums(m *ebpf.Map, n int) ([]Counter, error) {
 			}
 			out = append(out, sum)
 		}
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			break // that was the end
-		}
-		if err != nil {
-			return nil, fmt.Errorf("map %s: %w", nameOf(m), err)
-		}
-	}
-	return out, nil
+		return nil
+	})
+	return out, err
+}
+
+// copyCounters puts all counters into another array.
+func copyCounters(to, from *ebpf.Map) error {
+	return perCPU(from, int(from.MaxEntries()), func(keys []uint32, values []Counter, _ int) error {
+		_, err := to.BatchUpdate(keys, values, nil)
+		return err
+	})
 }

@@ -43,7 +43,7 @@ func TestRuleCounters(t *testing.T) {
 	for _, i := range []uint32{1, 5000, uint32(n) - 1} {
 		perCPU := make([]Counter, cpus)
 		perCPU[0], perCPU[cpus-1] = Counter{Packets: 1}, Counter{Packets: uint64(i), Bytes: 7}
-		if err := m.all[bpfMapRuleCounters].Put(i, perCPU); err != nil {
+		if err := m.all[bpfMapRuleCounters].m.Put(i, perCPU); err != nil {
 			t.Fatal(err)
 		}
 	}

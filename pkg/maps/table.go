@@ -2,71 +2,103 @@ package maps
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/cilium/ebpf"
 )
 
 // Table is one kernel table. It has the three verbs that a reconciler needs.
-type Table[K, V comparable] struct{ m *ebpf.Map }
+type Table[K, V comparable] struct{ h *held }
 
-// loadBatch is how many entries one system call reads.
+// loadBatch is how many entries one system call reads or writes.
 const loadBatch = 4096
+
+// tableOf is the table of that name.
+func tableOf[K, V comparable](m *Maps, name string) Table[K, V] {
+	h := m.all[name]
+	h.copy = copyEntries[K, V]
+	return Table[K, V]{h}
+}
 
 // Load reads the whole table. An array's entries that are all zero are left out.
 func (t Table[K, V]) Load() (map[K]V, error) {
 	out := make(map[K]V)
 	var zero V
-	array := t.m.Type() == ebpf.Array
-	if t.m.Type() != ebpf.LPMTrie {
-		var cursor ebpf.MapBatchCursor
-		keys, values := make([]K, loadBatch), make([]V, loadBatch)
-		for {
-			n, err := t.m.BatchLookup(&cursor, keys, values, nil)
-			for i := range n {
+	array := t.h.array()
+	err := t.h.use(func(m *ebpf.Map) error {
+		return entries(m, func(keys []K, values []V) error {
+			for i := range keys {
 				if !array || values[i] != zero {
 					out[keys[i]] = values[i]
 				}
 			}
-			if errors.Is(err, ebpf.ErrKeyNotExist) {
-				return out, nil
-			}
-			if err != nil {
-				return nil, fmt.Errorf("map %s: %w", t.name(), err)
-			}
-		}
-	}
-	var k K
-	var v V
-	it := t.m.Iterate()
-	for it.Next(&k, &v) {
-		out[k] = v
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("map %s: %w", t.name(), err)
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
 	}
 	return out, nil
+}
+
+// entries calls fn with all entries of a table, some at a time.
+func entries[K, V any](m *ebpf.Map, fn func([]K, []V) error) error {
+	keys, values := make([]K, loadBatch), make([]V, loadBatch)
+	if m.Type() == ebpf.LPMTrie {
+		n, it := 0, m.Iterate()
+		for it.Next(&keys[n], &values[n]) {
+			if n++; n < loadBatch {
+				continue
+			}
+			if err := fn(keys, values); err != nil {
+				return err
+			}
+			n = 0
+		}
+		return errors.Join(it.Err(), fn(keys[:n], values[:n]))
+	}
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+		if err := fn(keys[:n], values[:n]); err != nil {
+			return err
+		}
+		if err != nil {
+			return nil // that was the end
+		}
+	}
+}
+
+// copyEntries puts all entries of a table into another one.
+func copyEntries[K, V any](to, from *ebpf.Map) error {
+	return entries(from, func(keys []K, values []V) error {
+		if len(keys) == 0 {
+			return nil
+		}
+		_, err := to.BatchUpdate(keys, values, nil)
+		return err
+	})
 }
 
 // Get returns the entry; false if there is none.
 func (t Table[K, V]) Get(k K) (V, bool, error) {
 	var v V
-	err := t.m.Lookup(&k, &v)
+	err := t.h.use(func(m *ebpf.Map) error { return m.Lookup(&k, &v) })
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return v, false, nil
 	}
-	if err != nil {
-		return v, false, fmt.Errorf("map %s: %w", t.name(), err)
-	}
-	return v, true, nil
+	return v, err == nil, err
 }
 
-// Put adds or replaces an entry.
+// Put adds or replaces an entry. The error is ErrFull if there is no room for it.
 func (t Table[K, V]) Put(k K, v V) error {
-	if err := t.m.Put(&k, &v); err != nil {
-		return fmt.Errorf("map %s: %w", t.name(), err)
+	need := 0
+	if t.h.array() {
+		need = int(any(k).(uint32)) + 1
 	}
-	return nil
+	return t.h.write(need, func(m *ebpf.Map) error { return m.Put(&k, &v) })
 }
 
 // PutAll adds or replaces entries: values[i] is that of keys[i]. Some may be there when
@@ -74,8 +106,12 @@ func (t Table[K, V]) Put(k K, v V) error {
 func (t Table[K, V]) PutAll(keys []K, values []V) error {
 	for len(keys) > 0 {
 		n := min(len(keys), loadBatch)
-		if _, err := t.m.BatchUpdate(keys[:n], values[:n], nil); err != nil {
-			return fmt.Errorf("map %s: %w", t.name(), err)
+		err := t.h.write(0, func(m *ebpf.Map) error {
+			_, err := m.BatchUpdate(keys[:n], values[:n], nil)
+			return err
+		})
+		if err != nil {
+			return err
 		}
 		keys, values = keys[n:], values[n:]
 	}
@@ -85,39 +121,33 @@ func (t Table[K, V]) PutAll(keys []K, values []V) error {
 // Delete removes an entry; that it is absent already is no error. An array's
 // entry becomes zero.
 func (t Table[K, V]) Delete(k K) error {
-	if t.m.Type() == ebpf.Array {
+	if t.h.array() {
 		var zero V
 		return t.Put(k, zero)
 	}
-	if err := t.m.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("map %s: %w", t.name(), err)
+	err := t.h.use(func(m *ebpf.Map) error { return m.Delete(&k) })
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // DeleteAll removes entries; that some are absent already is no error.
 func (t Table[K, V]) DeleteAll(keys []K) error {
-	for len(keys) > 0 {
-		n, err := t.m.BatchDelete(keys[:min(len(keys), loadBatch)], nil)
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			n, err = n+1, nil // it stops at a key that is absent
+	return t.h.use(func(m *ebpf.Map) error {
+		for len(keys) > 0 {
+			n, err := m.BatchDelete(keys[:min(len(keys), loadBatch)], nil)
+			if errors.Is(err, ebpf.ErrKeyNotExist) {
+				n, err = n+1, nil // it stops at a key that is absent
+			}
+			if err != nil {
+				return err
+			}
+			keys = keys[n:]
 		}
-		if err != nil {
-			return fmt.Errorf("map %s: %w", t.name(), err)
-		}
-		keys = keys[n:]
-	}
-	return nil
+		return nil
+	})
 }
 
 // Capacity is the greatest number of entries.
-func (t Table[K, V]) Capacity() int { return int(t.m.MaxEntries()) }
-
-func (t Table[K, V]) name() string { return nameOf(t.m) }
-
-func nameOf(m *ebpf.Map) string {
-	if info, err := m.Info(); err == nil {
-		return info.Name
-	}
-	return m.String()
-}
+func (t Table[K, V]) Capacity() int { return t.h.capacity() }

@@ -9,27 +9,55 @@ import (
 
 // Words is the memory that holds all rulesets, mapped: writing it is no system
 // call. What a program may be reading must only be changed word by word.
-type Words struct {
-	mem *ebpf.Memory
-	n   int
+type Words struct{ h *held }
+
+func newWords(h *held) (*Words, error) {
+	h.copy = copyMemory
+	return &Words{h}, mapped(h)
 }
 
-func newWords(m *ebpf.Map) (*Words, error) {
-	mem, err := m.Memory()
+// mapped maps the table into the process.
+func mapped(h *held) error {
+	return h.use(func(m *ebpf.Map) error {
+		_, err := m.Memory()
+		return err
+	})
+}
+
+// copyMemory copies an array that is mapped.
+func copyMemory(to, from *ebpf.Map) error {
+	source, err := from.Memory()
 	if err != nil {
-		return nil, fmt.Errorf("map %s: %w", bpfMapRulesetWords, err)
+		return err
 	}
-	return &Words{mem: mem, n: int(m.MaxEntries())}, nil
+	destination, err := to.Memory()
+	if err != nil {
+		return err
+	}
+	b := make([]byte, 1<<20)
+	for at := 0; at < int(source.Size()); at += len(b) {
+		b = b[:min(len(b), int(source.Size())-at)]
+		if _, err := source.ReadAt(b, int64(at)); err != nil {
+			return err
+		}
+		if _, err := destination.WriteAt(b, int64(at)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Len is the number of words.
-func (w *Words) Len() int { return w.n }
+func (w *Words) Len() int { return w.h.capacity() }
+
+// Reserve makes room for n words.
+func (w *Words) Reserve(n int) error { return w.h.reserve(n) }
 
 // Read returns n words from index at.
 func (w *Words) Read(at, n int) ([]uint64, error) {
 	b := make([]byte, 8*n)
-	if _, err := w.mem.ReadAt(b, int64(8*at)); err != nil {
-		return nil, fmt.Errorf("map %s: words %d+%d: %w", bpfMapRulesetWords, at, n, err)
+	if err := w.h.access(func(mem *ebpf.Memory) error { _, err := mem.ReadAt(b, int64(8*at)); return err }); err != nil {
+		return nil, fmt.Errorf("words %d+%d: %w", at, n, err)
 	}
 	out := make([]uint64, n)
 	for i := range out {
@@ -44,10 +72,21 @@ func (w *Words) Write(at int, words []uint64) error {
 	for i, v := range words {
 		binary.NativeEndian.PutUint64(b[8*i:], v)
 	}
-	if _, err := w.mem.WriteAt(b, int64(8*at)); err != nil {
-		return fmt.Errorf("map %s: words %d+%d: %w", bpfMapRulesetWords, at, len(words), err)
+	if err := w.h.access(func(mem *ebpf.Memory) error { _, err := mem.WriteAt(b, int64(8*at)); return err }); err != nil {
+		return fmt.Errorf("words %d+%d: %w", at, len(words), err)
 	}
 	return nil
+}
+
+// access calls fn with a table that is mapped.
+func (h *held) access(fn func(*ebpf.Memory) error) error {
+	return h.use(func(m *ebpf.Map) error {
+		mem, err := m.Memory()
+		if err != nil {
+			return err
+		}
+		return fn(mem)
+	})
 }
 
 // portProtocols are the protocols with 65,536 port classes each, in the order of
@@ -66,29 +105,20 @@ func PortIndex(protocol uint8, port uint16) int {
 }
 
 // PortClasses is the table of port classes, mapped.
-type PortClasses struct {
-	mem *ebpf.Memory
-	n   int
-}
+type PortClasses struct{ h *held }
 
 // A PortClass takes 4 bytes of an 8 byte array element.
 const portClassStride = 8
 
-func newPortClasses(m *ebpf.Map) (*PortClasses, error) {
-	mem, err := m.Memory()
-	if err != nil {
-		return nil, fmt.Errorf("map %s: %w", bpfMapPortClasses, err)
-	}
-	return &PortClasses{mem: mem, n: int(m.MaxEntries())}, nil
-}
+func newPortClasses(h *held) (*PortClasses, error) { return &PortClasses{h}, mapped(h) }
 
 // Load reads the whole table, by PortIndex.
 func (p *PortClasses) Load() ([]PortClass, error) {
-	b := make([]byte, p.n*portClassStride)
-	if _, err := p.mem.ReadAt(b, 0); err != nil {
-		return nil, fmt.Errorf("map %s: %w", bpfMapPortClasses, err)
+	b := make([]byte, p.h.capacity()*portClassStride)
+	if err := p.h.access(func(mem *ebpf.Memory) error { _, err := mem.ReadAt(b, 0); return err }); err != nil {
+		return nil, err
 	}
-	out := make([]PortClass, p.n)
+	out := make([]PortClass, len(b)/portClassStride)
 	for i := range out {
 		e := b[i*portClassStride:]
 		out[i] = PortClass{Destination: binary.NativeEndian.Uint16(e), Source: binary.NativeEndian.Uint16(e[2:])}
@@ -101,8 +131,8 @@ func (p *PortClasses) Put(index int, c PortClass) error {
 	var b [4]byte
 	binary.NativeEndian.PutUint16(b[:], c.Destination)
 	binary.NativeEndian.PutUint16(b[2:], c.Source)
-	if _, err := p.mem.WriteAt(b[:], int64(index*portClassStride)); err != nil {
-		return fmt.Errorf("map %s: entry %d: %w", bpfMapPortClasses, index, err)
+	if err := p.h.access(func(mem *ebpf.Memory) error { _, err := mem.WriteAt(b[:], int64(index*portClassStride)); return err }); err != nil {
+		return fmt.Errorf("entry %d: %w", index, err)
 	}
 	return nil
 }

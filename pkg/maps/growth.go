@@ -1,0 +1,117 @@
+package maps
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/cilium/ebpf"
+)
+
+// growable are the tables whose size is not part of the layout.
+var growable = []string{
+	bpfMapEndpoints, bpfMapWorkloads, bpfMapRoutes, bpfMapPeers, bpfMapHostClasses, bpfMapNetClasses, bpfMapRulesetWords,
+	bpfMapHostEndpoints, bpfMapFailsafe, bpfMapRuleNames, bpfMapRuleCounters, bpfMapFlows,
+}
+
+// Growth are larger tables that are about to take the place of those that only the
+// daemon writes. Programs know tables, not names, so they have to be loaded anew:
+//
+//  1. Grow makes the tables and copies into them what the present ones hold
+//  2. (the caller) programs are loaded onto Handles, and put on every hook
+//  3. Pin gives each the present one's name
+//  4. Use makes it the one that Maps reads and writes
+//
+// Nobody may write the tables from 1 to 4. To the programs it is the same whether they
+// see the old table or the new one, so a process may end between any two steps: the
+// next one finds each table under its name, whole, either this one or that.
+type Growth struct {
+	maps   *Maps
+	made   map[string]*ebpf.Map
+	pinned []string
+}
+
+// Grow makes larger tables, with as many entries as entries says by name. The growth
+// has to be ended with Use or Close, before the next one.
+func (m *Maps) Grow(entries map[string]int) (*Growth, error) {
+	m.growing.Lock()
+	g := &Growth{maps: m, made: make(map[string]*ebpf.Map)}
+	for _, name := range slices.Sorted(maps.Keys(entries)) {
+		if err := g.add(name, entries[name]); err != nil {
+			return nil, errors.Join(fmt.Errorf("map %s with %d entries: %w", name, entries[name], err), g.Close())
+		}
+	}
+	return g, nil
+}
+
+func (g *Growth) add(name string, entries int) error {
+	h := g.maps.all[name]
+	if h == nil || h.copy == nil {
+		return errors.New("it does not grow")
+	}
+	return h.use(func(present *ebpf.Map) error {
+		if entries < int(present.MaxEntries()) {
+			return fmt.Errorf("it has %d already", present.MaxEntries())
+		}
+		larger, err := g.maps.alike(name, entries)
+		if err != nil {
+			return err
+		}
+		g.made[name] = larger
+		return h.copy(larger, present)
+	})
+}
+
+// alike makes a table that is not pinned.
+func (m *Maps) alike(name string, entries int) (*ebpf.Map, error) {
+	s := m.spec.Maps[name].Copy()
+	s.MaxEntries, s.Pinning = uint32(entries), ebpf.PinNone
+	return ebpf.NewMap(s)
+}
+
+// Tables are the names of the tables that grow.
+func (g *Growth) Tables() []string { return slices.Sorted(maps.Keys(g.made)) }
+
+// Handles are Maps.Handles with the larger tables.
+func (g *Growth) Handles() map[string]*ebpf.Map {
+	out := g.maps.Handles()
+	maps.Copy(out, g.made)
+	return out
+}
+
+// Pin puts a larger table where the next process looks for it.
+func (g *Growth) Pin(name string) error {
+	if g.maps.dir == "" {
+		return nil
+	}
+	g.pinned = append(g.pinned, name)
+	return repin(g.made[name], g.maps.dir, name)
+}
+
+// Use lets go of the former tables: from here on the larger ones are read and written.
+func (g *Growth) Use() error {
+	var errs []error
+	for name, larger := range g.made {
+		errs = append(errs, g.maps.all[name].become(larger))
+	}
+	g.made = nil
+	g.maps.growing.Unlock()
+	return errors.Join(errs...)
+}
+
+// Close gives the larger tables up, and takes back what Pin has done.
+func (g *Growth) Close() error {
+	var errs []error
+	for _, name := range g.pinned {
+		errs = append(errs, g.maps.all[name].use(func(present *ebpf.Map) error {
+			return repin(present, g.maps.dir, name)
+		}))
+	}
+	for _, larger := range g.made {
+		errs = append(errs, larger.Close())
+	}
+	g.made = nil
+	g.maps.growing.Unlock()
+	return errors.Join(errs...)
+}
