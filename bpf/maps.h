@@ -161,6 +161,7 @@ struct judging {
 	__u32 differs;		/* bit 0, bit 1: that one would have judged otherwise */
 	__u32 via;		/* where the packet is: a host's interface or INTERFACE_TUNNEL */
 	__u32 pad;
+	struct next_hop away;	/* to_network: where its packet goes */
 };
 
 struct {

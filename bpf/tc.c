@@ -284,19 +284,40 @@ static __always_inline enum reason host_egress(struct __sk_buff *skb, const stru
 	return flow_decide(skb, p, &flow, HOOK_TO_NETWORK, via);
 }
 
+/* Where a packet of the host's goes, if to a workload of another node: enum forward; 0 if not,
+ * -1 if it is not known how.
+ */
+__noinline int away(const struct packet *p, struct judging *j)
+{
+	struct route *route;
+	struct peer *peer;
+
+	if (!p || !j)
+		return 0;
+	route = route_lookup(p->sender ? &p->key.a : &p->key.b);
+	if (!route || route->kind != ROUTE_WORKLOAD)
+		return 0;
+	address_copy(&j->away.node, &route->node);
+	j->away.forward = route->forward;
+	if (route->forward == FORWARD_VXLAN) {
+		peer = bpf_map_lookup_elem(&peers, &j->away.node);
+		if (!peer)
+			return -1;
+		__builtin_memcpy(j->away.mac, peer->mac, sizeof(j->away.mac));
+	}
+	return route->forward;
+}
+
 /* What the host itself sends to workloads of other nodes gets its outer header here;
  * the kernel's route has already chosen the next hop.
  */
 static __always_inline enum reason decide_to_network(struct __sk_buff *skb, struct packet *p)
 {
-	struct address *destination;
-	struct route *route = 0;
-	struct next_hop *hop;
-	struct judging *j;
-	__u32 zero = 0;
 	enum reason reason;
 	enum parsed parsed;
-	__u8 forward = 0;
+	struct judging *j;
+	__u32 zero = 0;
+	int forward;
 
 	if (skb->mark & MARK_FORWARDED)
 		return PASS_TO_NODE;
@@ -305,30 +326,18 @@ static __always_inline enum reason decide_to_network(struct __sk_buff *skb, stru
 		return host_unparsed(parsed, skb->ifindex);
 	if (p->icmp_error)
 		return PASS_NOT_OURS;
-	destination = p->sender ? &p->key.a : &p->key.b;
-	if (parsed == PARSED_IP)
-		route = route_lookup(destination);
-	if (route && route->kind == ROUTE_WORKLOAD)
-		forward = route->forward;
+	j = bpf_map_lookup_elem(&scratch, &zero);
+	if (!j)
+		return DROP_MALFORMED;
+	forward = away(p, j);
 	reason = host_egress(skb, p, forward > FORWARD_NODE ? INTERFACE_TUNNEL : skb->ifindex);
 	if (reason || !forward)
 		return reason;
+	if (forward < 0)
+		return DROP_NO_NEXT_HOP;
 	if (forward == FORWARD_NODE)
 		return PASS_TO_NODE;
-	j = bpf_map_lookup_elem(&scratch, &zero);
-	if (!j)
-		return DROP_ENCAP;
-	hop = &j->flow.next_hop;
-	address_copy(&hop->node, &route->node);
-	hop->forward = forward;
-	if (forward == FORWARD_VXLAN) {
-		struct peer *peer = bpf_map_lookup_elem(&peers, &hop->node);
-
-		if (!peer)
-			return DROP_NO_NEXT_HOP;
-		__builtin_memcpy(hop->mac, peer->mac, sizeof(hop->mac));
-	}
-	reason = encap_push(skb, hop, p->tos);
+	reason = encap_push(skb, &j->away, p->tos);
 	if (reason)
 		return reason;
 	return forward == FORWARD_IPIP ? PASS_IPIP : PASS_VXLAN;

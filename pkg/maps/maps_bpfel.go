@@ -214,6 +214,7 @@ type bpfJudging struct {
 	Differs     uint32
 	Via         uint32
 	Pad         uint32
+	Away        bpfNextHop
 }
 
 type bpfNextHop struct {
