@@ -82,11 +82,13 @@ static __always_inline int flow_is_current(const struct flow *flow)
 	return a && b && flow->generations[0] == a->generation && flow->generations[1] == b->generation;
 }
 
-/* A TCP connection that starts over on a flow that has been closed. */
+/* A TCP connection that starts over on a flow that has been closed, or that was taken for
+ * one that had started before.
+ */
 static __always_inline int flow_reopens(const struct flow *flow, const struct packet *p)
 {
 	return (p->tcp_flags & (TCP_FLAG_SYN_BYTE | TCP_FLAG_ACK_BYTE)) == TCP_FLAG_SYN_BYTE &&
-	       flow->state & (FLOW_CLOSED_A | FLOW_CLOSED_B);
+	       flow->state & (FLOW_CLOSED_A | FLOW_CLOSED_B | FLOW_ANSWER);
 }
 
 /* Whether the end that opened the flow sends this packet. */
@@ -334,6 +336,20 @@ static __always_inline void flow_passes(struct __sk_buff *skb, struct judging *j
 	}
 }
 
+/* The same for a connection of the host's that is older than its host endpoint, by a packet
+ * towards the end that opened it.
+ */
+static __always_inline void flow_turn(struct judging *j, enum hook hook)
+{
+	j->flow.state ^= FLOW_A_OPENED;
+	if (hook == HOOK_FROM_NETWORK) {
+		j->flow.left = j->via;
+	} else {
+		j->flow.entered = j->via;
+		j->flow.state |= FLOW_UNTRANSLATED;
+	}
+}
+
 /* Starts a flow with this packet. */
 static __always_inline void flow_start(struct flow *flow, const struct packet *p)
 {
@@ -389,6 +405,12 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct j
 			return DROP_NO_FLOW;
 		flow_start(flow, p);
 		fresh = 1;
+		if (flow->state & FLOW_ANSWER && p->key.protocol == IPPROTO_TCP &&
+		    ((hook == HOOK_FROM_NETWORK && j->via && !workload_slot(p->sender ? &p->key.a : &p->key.b)) ||
+		     (hook == HOOK_TO_NETWORK && !skb->ingress_ifindex)) &&
+		    host_answers(skb, &p->key, p->sender,
+				 hook == HOOK_FROM_NETWORK ? DIRECTION_INGRESS : DIRECTION_EGRESS))
+			flow_turn(j, hook);
 	}
 	if (fresh || !flow_is_current(flow) || flow_leaves_unasked(flow, p, hook)) {
 		flow_passes(skb, j, p, hook);

@@ -72,6 +72,56 @@ __noinline int host_exempt(const struct flow_key *key, __u32 sender, enum direct
 	       bpf_map_lookup_elem(&peers, &other);
 }
 
+#define SOCKET_LISTENS 10 /* TCP_LISTEN */
+
+/* The state of the host's TCP socket for packets from one end of the key to the other; 0 if
+ * there is none. With any, of the one that listens to everybody.
+ */
+static __always_inline int host_socket(struct __sk_buff *skb, const struct flow_key *key, __u32 from, int any)
+{
+	const struct address *source = from ? &key->b : &key->a, *destination = from ? &key->a : &key->b;
+	__be16 source_port = from ? key->b_port : key->a_port, destination_port = from ? key->a_port : key->b_port;
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *socket;
+	int state, ipv4 = address_is_ipv4(source);
+
+	if (ipv4) {
+		tuple.ipv4.saddr = any ? 0 : address_ipv4(source);
+		tuple.ipv4.daddr = address_ipv4(destination);
+		tuple.ipv4.sport = any ? 0 : source_port;
+		tuple.ipv4.dport = destination_port;
+	} else {
+		if (!any)
+			__builtin_memcpy(tuple.ipv6.saddr, source, 16);
+		__builtin_memcpy(tuple.ipv6.daddr, destination, 16);
+		tuple.ipv6.sport = any ? 0 : source_port;
+		tuple.ipv6.dport = destination_port;
+	}
+	socket = bpf_skc_lookup_tcp(skb, &tuple, ipv4 ? sizeof(tuple.ipv4) : sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+	if (!socket)
+		return 0;
+	state = socket->state;
+	bpf_sk_release(socket);
+	return state;
+}
+
+/* Whether a packet in the middle of a TCP connection of the host's that has no flow, since
+ * it is older than its host endpoint, travels towards the end that opened it.
+ */
+__noinline int host_answers(struct __sk_buff *skb, const struct flow_key *key, __u32 sender, enum direction direction)
+{
+	__u32 remote = direction == DIRECTION_INGRESS ? sender : !sender;
+	int state;
+
+	if (!key)
+		return 0;
+	state = host_socket(skb, key, remote, 0);
+	if (!state || state == SOCKET_LISTENS)
+		return 0;
+	/* It has been accepted if its port is one that listens. */
+	return (host_socket(skb, key, remote, 1) == SOCKET_LISTENS) == (direction == DIRECTION_EGRESS);
+}
+
 /* Asks a ruleset about the flow that is being judged: an enum rule_action. */
 static __always_inline __u32 judge_ask(struct judging *j, __u32 base)
 {
