@@ -43,10 +43,12 @@ static __always_inline long flow_write(const struct flow_key *key, const struct 
 	return table ? bpf_map_update_elem(table, key, flow, flags) : -1;
 }
 
-/* Out of all tables: while one takes another's place it would come back. */
+/* Out of all tables: while one takes another's place it would come back. Out of the one in
+ * use last, since the daemon copies from the others into that.
+ */
 static __always_inline void flow_forget(const struct flow_key *key)
 {
-	for (int i = FLOWS_NOW; i < FLOW_TABLES; i++) {
+	for (int i = FLOW_TABLES - 1; i >= FLOWS_NOW; i--) {
 		__u32 index = i;
 		void *table = bpf_map_lookup_elem(&flow_tables, &index);
 
@@ -386,6 +388,8 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct j
 	struct flow *known, *waiting = 0, *flow;
 	enum reason reason;
 	int fresh = 0;
+	__u32 zero = 0;
+	__u64 *refused;
 
 	if (!p || !j)
 		return DROP_MALFORMED;
@@ -470,6 +474,9 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct j
 			bpf_map_delete_elem(&new_flows, &p->key);
 			return 0;
 		}
+		refused = bpf_map_lookup_elem(&flows_refused, &zero);
+		if (refused)
+			*refused += 1;
 	}
 	bpf_map_update_elem(&new_flows, &p->key, flow, BPF_ANY);
 	return 0;

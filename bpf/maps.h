@@ -57,6 +57,14 @@ struct {
 	__array(values, struct flow_table);
 } flow_tables SEC(".maps");
 
+/* How many times the table of flows had no room for one. Programs count. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 1);
+} flows_refused SEC(".maps");
+
 /* Flows that wait for an answer. Programs only; a flood of them evicts its like. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

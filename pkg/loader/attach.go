@@ -40,22 +40,19 @@ var attachTypes = map[Program]ebpf.AttachType{
 // Attach attaches a program to an interface, or puts it in the place of an older
 // version without a gap. Calling it again is harmless.
 func (p *Programs) Attach(a Attachment) error {
-	prog := p.byName[a.Program]
-	if prog == nil {
-		return fmt.Errorf("program %s: not loaded", a.Program)
-	}
-	var err error
-	switch {
-	case a.Program == XDPNetwork:
-		err = p.links.attachXDP(prog, a)
-	case p.links.Clsact:
-		err = attachClsact(prog, a)
-	default:
-		err = p.links.attachTCX(prog, a)
+	err := p.use(a.Program, func(prog *ebpf.Program) error {
+		switch {
+		case a.Program == XDPNetwork:
+			return p.links.attachXDP(prog, a)
+		case p.links.Clsact:
+			return attachClsact(prog, a)
+		}
+		err := p.links.attachTCX(prog, a)
 		if errors.Is(err, ebpf.ErrNotSupported) {
 			err = attachClsact(prog, a)
 		}
-	}
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("program %s on interface %d: %w", a.Program, a.Ifindex, err)
 	}

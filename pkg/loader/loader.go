@@ -3,10 +3,13 @@
 package loader
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -15,9 +18,11 @@ import (
 // Programs are loaded programs. They stay attached through links and filters that
 // outlive them; an attached program is replaced in place by a later Attach.
 type Programs struct {
+	links Links
+
+	mu     sync.RWMutex // held for writing by Become
 	byName map[Program]*ebpf.Program
 	sweep  *ebpf.Collection
-	links  Links
 }
 
 // Program names one program, as the C does.
@@ -33,7 +38,11 @@ const (
 	Explain Program = "explain"
 )
 
-const sweepFlows = "sweep_flows"
+// Programs that only the daemon runs.
+const (
+	sweepFlows = "sweep_flows"
+	addCounts  = "add_counts"
+)
 
 // Load loads every program on top of the shared maps. links says where attachments
 // are kept.
@@ -86,6 +95,8 @@ func loadCollection(load func() (*ebpf.CollectionSpec, error), shared map[string
 
 // Close gives the programs back; what is attached stays attached.
 func (p *Programs) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var errs []error
 	for _, prog := range p.byName {
 		errs = append(errs, prog.Close())
@@ -96,8 +107,21 @@ func (p *Programs) Close() error {
 	return errors.Join(errs...)
 }
 
+// use calls fn with a program, which stays open until fn returns.
+func (p *Programs) use(name Program, fn func(*ebpf.Program) error) error {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	prog := p.byName[name]
+	if prog == nil {
+		return errors.New("not loaded")
+	}
+	return fn(prog)
+}
+
 // Sweep removes flows that have been silent for too long.
 func (p *Programs) Sweep(t Timeouts) (SweepResult, error) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
 	var r SweepResult
 	for name, d := range map[string]time.Duration{
 		"tcp_timeout": t.TCP, "tcp_closed_timeout": t.TCPClosed, "udp_timeout": t.UDP,
@@ -111,12 +135,45 @@ func (p *Programs) Sweep(t Timeouts) (SweepResult, error) {
 	if _, err := p.sweep.Programs[sweepFlows].Run(&ebpf.RunOptions{Data: make([]byte, 64)}); err != nil {
 		return r, fmt.Errorf("program %s: %w", sweepFlows, err)
 	}
-	for name, out := range map[string]any{"flows_kept": &r.Kept, "flows_removed": &r.Removed, "swept_at": &r.At} {
+	for name, out := range map[string]any{
+		"flows_kept": &r.Kept, "flows_waiting": &r.Waiting, "flows_removed": &r.Removed, "swept_at": &r.At,
+	} {
 		if err := p.sweep.Variables[name].Get(out); err != nil {
 			return r, fmt.Errorf("variable %s: %w", name, err)
 		}
 	}
 	return r, nil
+}
+
+// RuleCount is what a rule's counter gets more.
+type RuleCount struct {
+	Rule           uint32
+	Packets, Bytes uint64
+}
+
+// struct rule_count of sweep.c: where its members are, and how many are taken at a time.
+const (
+	ruleCountSize = 24
+	ruleCounts    = 128
+)
+
+// AddCounts adds to the counters of rules, while programs count.
+func (p *Programs) AddCounts(counts []RuleCount) error {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	for some := range slices.Chunk(counts, ruleCounts) {
+		packet := make([]byte, 16, 16+len(some)*ruleCountSize)
+		for _, c := range some {
+			packet = binary.NativeEndian.AppendUint32(packet, c.Rule)
+			packet = binary.NativeEndian.AppendUint32(packet, 0)
+			packet = binary.NativeEndian.AppendUint64(packet, c.Packets)
+			packet = binary.NativeEndian.AppendUint64(packet, c.Bytes)
+		}
+		if _, err := p.sweep.Programs[addCounts].Run(&ebpf.RunOptions{Data: packet}); err != nil {
+			return fmt.Errorf("program %s: %w", addCounts, err)
+		}
+	}
+	return nil
 }
 
 // Timeouts say how long a flow may be silent. HZ is the kernel's clock rate, see
@@ -126,10 +183,11 @@ type Timeouts struct {
 	HZ                               int
 }
 
-// SweepResult is what a sweep found. At is the time of the sweep in jiffies.
+// SweepResult is what a sweep found: flows kept in flows, and in new_flows, and what it
+// removed from both. At is the time of the sweep in jiffies.
 type SweepResult struct {
-	Kept, Removed uint32
-	At            uint64
+	Kept, Waiting, Removed uint32
+	At                     uint64
 }
 
 // ClockRate measures how fast jiffies run: one of the rates that Linux is built

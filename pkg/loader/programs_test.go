@@ -96,7 +96,7 @@ func TestEveryProgramHasAName(t *testing.T) {
 	}
 	slices.Sort(have)
 	want := []string{
-		string(Explain), string(FromNetwork), string(FromWorkload), sweepFlows, string(ToNetwork), string(ToWorkload), string(XDPNetwork),
+		string(Explain), string(FromNetwork), string(FromWorkload), sweepFlows, addCounts, string(ToNetwork), string(ToWorkload), string(XDPNetwork),
 	}
 	slices.Sort(want)
 	if !slices.Equal(have, want) {

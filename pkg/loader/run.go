@@ -42,17 +42,17 @@ type skBuff struct {
 // Run runs a program once on a packet with BPF_PROG_TEST_RUN: nothing is sent, but
 // maps change. The interfaces of c are those of the caller's network namespace.
 func (p *Programs) Run(name Program, packet []byte, c Context) (Result, error) {
-	prog := p.byName[name]
-	if prog == nil {
-		return Result{}, fmt.Errorf("program %s: not loaded", name)
-	}
 	opts := &ebpf.RunOptions{Data: packet, DataOut: make([]byte, len(packet)+256)}
 	var out skBuff
 	if name != XDPNetwork {
 		opts.Context = skBuff{Mark: c.Mark, Ifindex: c.Ifindex, IngressIfindex: c.IngressIfindex}
 		opts.ContextOut = &out
 	}
-	ret, err := prog.Run(opts)
+	var ret uint32
+	err := p.use(name, func(prog *ebpf.Program) (err error) {
+		ret, err = prog.Run(opts)
+		return err
+	})
 	if err != nil {
 		return Result{}, fmt.Errorf("program %s: %w", name, err)
 	}

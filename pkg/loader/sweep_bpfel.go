@@ -24,6 +24,7 @@ const (
 	sweepMapFailsafe         = "failsafe"
 	sweepMapFlowTables       = "flow_tables"
 	sweepMapFlows            = "flows"
+	sweepMapFlowsRefused     = "flows_refused"
 	sweepMapHostClasses      = "host_classes"
 	sweepMapHostEndpoints    = "host_endpoints"
 	sweepMapNetClasses       = "net_classes"
@@ -38,9 +39,11 @@ const (
 	sweepMapSearches         = "searches"
 	sweepMapSettings         = "settings"
 	sweepMapWorkloads        = "workloads"
+	sweepProgAddCounts       = "add_counts"
 	sweepProgSweepFlows      = "sweep_flows"
 	sweepVarFlowsKept        = "flows_kept"
 	sweepVarFlowsRemoved     = "flows_removed"
+	sweepVarFlowsWaiting     = "flows_waiting"
 	sweepVarIcmpTimeout      = "icmp_timeout"
 	sweepVarOtherTimeout     = "other_timeout"
 	sweepVarSweptAt          = "swept_at"
@@ -91,6 +94,7 @@ type sweepSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sweepProgramSpecs struct {
+	AddCounts  *ebpf.ProgramSpec `ebpf:"add_counts"`
 	SweepFlows *ebpf.ProgramSpec `ebpf:"sweep_flows"`
 }
 
@@ -106,6 +110,7 @@ type sweepMapSpecs struct {
 	Failsafe      *ebpf.MapSpec `ebpf:"failsafe"`
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	FlowsRefused  *ebpf.MapSpec `ebpf:"flows_refused"`
 	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
@@ -128,6 +133,7 @@ type sweepMapSpecs struct {
 type sweepVariableSpecs struct {
 	FlowsKept        *ebpf.VariableSpec `ebpf:"flows_kept"`
 	FlowsRemoved     *ebpf.VariableSpec `ebpf:"flows_removed"`
+	FlowsWaiting     *ebpf.VariableSpec `ebpf:"flows_waiting"`
 	IcmpTimeout      *ebpf.VariableSpec `ebpf:"icmp_timeout"`
 	OtherTimeout     *ebpf.VariableSpec `ebpf:"other_timeout"`
 	SweptAt          *ebpf.VariableSpec `ebpf:"swept_at"`
@@ -164,6 +170,7 @@ type sweepMaps struct {
 	Failsafe      *ebpf.Map `ebpf:"failsafe"`
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
 	Flows         *ebpf.Map `ebpf:"flows"`
+	FlowsRefused  *ebpf.Map `ebpf:"flows_refused"`
 	HostClasses   *ebpf.Map `ebpf:"host_classes"`
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
@@ -190,6 +197,7 @@ func (m *sweepMaps) Close() error {
 		m.Failsafe,
 		m.FlowTables,
 		m.Flows,
+		m.FlowsRefused,
 		m.HostClasses,
 		m.HostEndpoints,
 		m.NetClasses,
@@ -213,6 +221,7 @@ func (m *sweepMaps) Close() error {
 type sweepVariables struct {
 	FlowsKept        *ebpf.Variable `ebpf:"flows_kept"`
 	FlowsRemoved     *ebpf.Variable `ebpf:"flows_removed"`
+	FlowsWaiting     *ebpf.Variable `ebpf:"flows_waiting"`
 	IcmpTimeout      *ebpf.Variable `ebpf:"icmp_timeout"`
 	OtherTimeout     *ebpf.Variable `ebpf:"other_timeout"`
 	SweptAt          *ebpf.Variable `ebpf:"swept_at"`
@@ -225,11 +234,13 @@ type sweepVariables struct {
 //
 // It can be passed to loadSweepObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sweepPrograms struct {
+	AddCounts  *ebpf.Program `ebpf:"add_counts"`
 	SweepFlows *ebpf.Program `ebpf:"sweep_flows"`
 }
 
 func (p *sweepPrograms) Close() error {
 	return _SweepClose(
+		p.AddCounts,
 		p.SweepFlows,
 	)
 }

@@ -24,6 +24,7 @@ const (
 	tcMapFailsafe      = "failsafe"
 	tcMapFlowTables    = "flow_tables"
 	tcMapFlows         = "flows"
+	tcMapFlowsRefused  = "flows_refused"
 	tcMapHostClasses   = "host_classes"
 	tcMapHostEndpoints = "host_endpoints"
 	tcMapNetClasses    = "net_classes"
@@ -106,6 +107,7 @@ type tcMapSpecs struct {
 	Failsafe      *ebpf.MapSpec `ebpf:"failsafe"`
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	FlowsRefused  *ebpf.MapSpec `ebpf:"flows_refused"`
 	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
@@ -156,6 +158,7 @@ type tcMaps struct {
 	Failsafe      *ebpf.Map `ebpf:"failsafe"`
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
 	Flows         *ebpf.Map `ebpf:"flows"`
+	FlowsRefused  *ebpf.Map `ebpf:"flows_refused"`
 	HostClasses   *ebpf.Map `ebpf:"host_classes"`
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
@@ -182,6 +185,7 @@ func (m *tcMaps) Close() error {
 		m.Failsafe,
 		m.FlowTables,
 		m.Flows,
+		m.FlowsRefused,
 		m.HostClasses,
 		m.HostEndpoints,
 		m.NetClasses,

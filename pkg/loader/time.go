@@ -34,11 +34,10 @@ type runAttr struct {
 // Timer prepares to time a program on a packet. The interfaces of c are those of the
 // network namespace in which Run is called.
 func (p *Programs) Timer(name Program, packet []byte, c Context) (*Timer, error) {
-	prog := p.byName[name]
-	if prog == nil {
-		return nil, fmt.Errorf("program %s: not loaded", name)
+	t := &Timer{packet: packet}
+	if err := p.use(name, func(prog *ebpf.Program) error { t.prog = prog; return nil }); err != nil {
+		return nil, fmt.Errorf("program %s: %w", name, err)
 	}
-	t := &Timer{prog: prog, packet: packet}
 	if name != XDPNetwork {
 		in := skBuff{Mark: c.Mark, Ifindex: c.Ifindex, IngressIfindex: c.IngressIfindex}
 		t.context = append(t.context, unsafe.Slice((*byte)(unsafe.Pointer(&in)), unsafe.Sizeof(in))...)

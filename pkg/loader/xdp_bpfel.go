@@ -24,6 +24,7 @@ const (
 	xdpMapFailsafe      = "failsafe"
 	xdpMapFlowTables    = "flow_tables"
 	xdpMapFlows         = "flows"
+	xdpMapFlowsRefused  = "flows_refused"
 	xdpMapHostClasses   = "host_classes"
 	xdpMapHostEndpoints = "host_endpoints"
 	xdpMapNetClasses    = "net_classes"
@@ -98,6 +99,7 @@ type xdpMapSpecs struct {
 	Failsafe      *ebpf.MapSpec `ebpf:"failsafe"`
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	FlowsRefused  *ebpf.MapSpec `ebpf:"flows_refused"`
 	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
@@ -148,6 +150,7 @@ type xdpMaps struct {
 	Failsafe      *ebpf.Map `ebpf:"failsafe"`
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
 	Flows         *ebpf.Map `ebpf:"flows"`
+	FlowsRefused  *ebpf.Map `ebpf:"flows_refused"`
 	HostClasses   *ebpf.Map `ebpf:"host_classes"`
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
@@ -174,6 +177,7 @@ func (m *xdpMaps) Close() error {
 		m.Failsafe,
 		m.FlowTables,
 		m.Flows,
+		m.FlowsRefused,
 		m.HostClasses,
 		m.HostEndpoints,
 		m.NetClasses,

@@ -20,15 +20,17 @@ var growable = []string{
 //
 //  1. Grow makes the tables and copies into them what the present ones hold
 //  2. (the caller) programs are loaded onto Handles, and put on every hook
-//  3. Pin gives each the present one's name
-//  4. Use makes it the one that Maps reads and writes
+//  3. (the caller) Behind is added to the counters
+//  4. Pin gives each the present one's name
+//  5. Use makes it the one that Maps reads and writes
 //
-// Nobody may write the tables from 1 to 4. To the programs it is the same whether they
+// Nobody but programs may write the tables meanwhile. To the programs it is the same whether they
 // see the old table or the new one, so a process may end between any two steps: the
 // next one finds each table under its name, whole, either this one or that.
 type Growth struct {
 	maps   *Maps
 	made   map[string]*ebpf.Map
+	copied []Counter // of rules, summed over CPUs
 	pinned []string
 }
 
@@ -59,7 +61,11 @@ func (g *Growth) add(name string, entries int) error {
 			return err
 		}
 		g.made[name] = larger
-		return h.copy(larger, present)
+		if err := h.copy(larger, present); err != nil || name != bpfMapRuleCounters {
+			return err
+		}
+		g.copied, err = sums(larger, int(present.MaxEntries()))
+		return err
 	})
 }
 
@@ -78,6 +84,25 @@ func (g *Growth) Handles() map[string]*ebpf.Map {
 	out := g.maps.Handles()
 	maps.Copy(out, g.made)
 	return out
+}
+
+// Behind are the counts by rule that programs have added to the present table since it was
+// copied, and that the larger one lacks.
+func (g *Growth) Behind() (map[uint32]Counter, error) {
+	if g.made[bpfMapRuleCounters] == nil {
+		return nil, nil
+	}
+	now, err := g.maps.RuleCounters.Load(len(g.copied))
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[uint32]Counter)
+	for i, c := range now {
+		if was := g.copied[i]; c != was {
+			out[uint32(i)] = Counter{Packets: c.Packets - was.Packets, Bytes: c.Bytes - was.Bytes}
+		}
+	}
+	return out, nil
 }
 
 // Pin puts a larger table where the next process looks for it.

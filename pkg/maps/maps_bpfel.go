@@ -364,6 +364,7 @@ const (
 	bpfMapFailsafe          = "failsafe"
 	bpfMapFlowTables        = "flow_tables"
 	bpfMapFlows             = "flows"
+	bpfMapFlowsRefused      = "flows_refused"
 	bpfMapHostClasses       = "host_classes"
 	bpfMapHostEndpoints     = "host_endpoints"
 	bpfMapNetClasses        = "net_classes"
@@ -449,6 +450,7 @@ type bpfMapSpecs struct {
 	Failsafe      *ebpf.MapSpec `ebpf:"failsafe"`
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	FlowsRefused  *ebpf.MapSpec `ebpf:"flows_refused"`
 	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
@@ -512,6 +514,7 @@ type bpfMaps struct {
 	Failsafe      *ebpf.Map `ebpf:"failsafe"`
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
 	Flows         *ebpf.Map `ebpf:"flows"`
+	FlowsRefused  *ebpf.Map `ebpf:"flows_refused"`
 	HostClasses   *ebpf.Map `ebpf:"host_classes"`
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
@@ -538,6 +541,7 @@ func (m *bpfMaps) Close() error {
 		m.Failsafe,
 		m.FlowTables,
 		m.Flows,
+		m.FlowsRefused,
 		m.HostClasses,
 		m.HostEndpoints,
 		m.NetClasses,
