@@ -45,6 +45,12 @@ func New(o Options) *Controller {
 	setDefault(&o.Resync, 90*time.Second)
 	setDefault(&o.MinRetry, 100*time.Millisecond)
 	setDefault(&o.MaxRetry, 15*time.Second)
+	if o.Secrets == nil {
+		o.Secrets = nothing{}
+	}
+	if o.Services == nil {
+		o.Services = nothing{}
+	}
 	return &Controller{Published: newPublished(o), o: o, resources: api.NewStore()}
 }
 
@@ -63,6 +69,8 @@ func (c *Controller) Run(ctx context.Context) {
 		case <-c.o.Datastore.Changed():
 		case <-c.o.Links.Changed():
 		case <-c.o.Learner.Changed():
+		case <-c.o.Secrets.Changed():
+		case <-c.o.Services.Changed():
 		case <-retry.C:
 		case <-resync.C:
 			for _, s := range c.o.Sinks {
@@ -87,7 +95,7 @@ func (c *Controller) gather(ctx context.Context) {
 	case <-ctx.Done():
 	case <-time.After(c.o.Gather):
 	}
-	for _, changed := range []<-chan struct{}{c.o.Datastore.Changed(), c.o.Links.Changed(), c.o.Learner.Changed()} {
+	for _, changed := range []<-chan struct{}{c.o.Datastore.Changed(), c.o.Links.Changed(), c.o.Learner.Changed(), c.o.Secrets.Changed(), c.o.Services.Changed()} {
 		select {
 		case <-changed:
 		default:
@@ -126,7 +134,8 @@ func (c *Controller) round(ctx context.Context) error {
 	}
 	want := desired.Compute(desired.Input{
 		Node: c.o.Node, Config: c.o.Config, Resources: c.resources, Links: links,
-		Policy: c.tables, Learned: c.o.Learner.Learned(),
+		Policy: c.tables, Learned: c.o.Learner.Learned(), Learning: c.o.Learner.Learning(),
+		Secrets: c.o.Secrets.Secrets(), Services: c.o.Services.Services(),
 	})
 	if c.o.Observe != nil {
 		c.o.Observe(c.fresh, want)

@@ -103,6 +103,7 @@ type silent struct{}
 
 func (silent) Changed() <-chan struct{}        { return nil }
 func (silent) Learned() []desired.LearnedRoute { return nil }
+func (silent) Learning() bool                  { return false }
 
 type linkWatch struct{ *world }
 

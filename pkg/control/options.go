@@ -54,6 +54,20 @@ type Links interface {
 type Learner interface {
 	Changed() <-chan struct{}
 	Learned() []desired.LearnedRoute
+	// Learning tells whether the peers of this start may have more to tell.
+	Learning() bool
+}
+
+// Secrets watches the values that passwords in resources refer to.
+type Secrets interface {
+	Changed() <-chan struct{}
+	Secrets() map[desired.SecretKey]string
+}
+
+// Services watches what Kubernetes has of services.
+type Services interface {
+	Changed() <-chan struct{}
+	Services() []desired.Service
 }
 
 // Options are what a controller works with.
@@ -64,6 +78,8 @@ type Options struct {
 	Policy    Compiler
 	Links     Links
 	Learner   Learner
+	Secrets   Secrets  // nil: there are none
+	Services  Services // nil: there is no Kubernetes
 	// Sinks in the order in which they depend on each other. The first one
 	// enforces policy: what it has taken up counts as enforced.
 	Sinks []NamedSink
@@ -76,3 +92,10 @@ type Options struct {
 	MinRetry time.Duration // default 100 ms, doubling up to
 	MaxRetry time.Duration // default 15 s
 }
+
+// nothing stands in where there is nothing to watch.
+type nothing struct{}
+
+func (nothing) Changed() <-chan struct{}              { return nil }
+func (nothing) Secrets() map[desired.SecretKey]string { return nil }
+func (nothing) Services() []desired.Service           { return nil }

@@ -89,6 +89,7 @@ func (n *node) peer(other *node) {
 	} {
 		n.want.BGP.Peers[ends[1].String()] = desired.BGPPeer{
 			Local: ends[0], Address: ends[1], AS: other.want.BGP.AS, Kind: desired.PeerMesh,
+			ClusterNode: true, Passive: ends[1].String() > ends[0].String(),
 		}
 	}
 }
@@ -108,7 +109,7 @@ func (n *node) apply() {
 func (n *node) learned() string {
 	var lines []string
 	for _, r := range n.Learned() {
-		lines = append(lines, fmt.Sprintf("%s via %s", r.Prefix, r.NextHop))
+		lines = append(lines, r.Prefix.String()+" via "+strings.Trim(fmt.Sprint(r.NextHops), "[]"))
 	}
 	return strings.Join(lines, "\n")
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // pathTable is the prefixes that GoBGP originates, with their next hops, as a
-// reconcile.Table.
+// reconcile.Table. An unspecified next hop stands for each session's own address.
 type pathTable struct {
 	library *server.BgpServer
 }
@@ -119,28 +119,4 @@ func zero(prefix netip.Prefix) netip.Addr {
 		return netip.IPv4Unspecified()
 	}
 	return netip.IPv6Unspecified()
-}
-
-// exportOwnOnly makes the speaker announce nothing but the paths that it
-// originates. A node is no transit router: what it learned from one peer, the
-// others hear from its source.
-func exportOwnOnly(ctx context.Context, library *server.BgpServer) error {
-	own := &api.Policy{Name: "own", Statements: []*api.Statement{{
-		Name:       "own",
-		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
-		Actions:    &api.Actions{RouteAction: api.RouteAction_ACCEPT},
-	}}}
-	if err := library.AddPolicy(ctx, &api.AddPolicyRequest{Policy: own}); err != nil {
-		return fmt.Errorf("export policy: %w", err)
-	}
-	err := library.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
-		Name:          "global",
-		Direction:     api.PolicyDirection_EXPORT,
-		Policies:      []*api.Policy{{Name: own.Name}},
-		DefaultAction: api.RouteAction_REJECT,
-	}})
-	if err != nil {
-		return fmt.Errorf("export policy: %w", err)
-	}
-	return nil
 }

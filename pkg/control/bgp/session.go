@@ -16,10 +16,14 @@ const (
 	// connection broke; Calico's and BIRD's default.
 	restartTime = 120
 	// deferralTime is how long, in seconds, a restarted speaker holds its
-	// announcements back for a peer's End-of-RIB marker. RFC 4724 means it for
-	// speakers that forward what they learned; ours forwards on its own, so
-	// little is gained by waiting.
-	deferralTime = 5
+	// announcements to a peer back. RFC 4724 means it for speakers that pass on what
+	// they learned, which need to hear it first; a node tells of its own prefixes, so
+	// little is gained by waiting. A route reflector waits until its other clients
+	// are likely to be back: what it has not announced by then its peers drop.
+	deferralTime          = 1
+	deferralTimeReflector = 10
+	// holdTime is BIRD's, and so Calico's; the lower of both ends' counts.
+	holdTime = 240
 	// connectRetry is the pause between connection attempts, in seconds; GoBGP
 	// adds up to as much again by chance.
 	connectRetry = 5
@@ -29,11 +33,15 @@ const (
 
 // session is one BGP session but for the peer's address, which is its key.
 type session struct {
-	port     int
-	as       uint32
-	local    netip.Addr // invalid: whatever the host's routes say
-	passive  bool       // the peer dials
-	password string
+	port        int
+	as, localAS uint32
+	local       netip.Addr // invalid: whatever the host's routes say
+	passive     bool       // the peer dials
+	password    string
+	cluster     string // the peer is a client of this route reflector cluster
+	restartTime int    // seconds
+	hops        int    // 0: TTL security is off
+	allowOwnAS  int
 }
 
 // sameAs compares a session that was read back with a wanted one.
@@ -49,10 +57,10 @@ type peerTable struct {
 	library *server.BgpServer
 	// restarting: peers that come now may still hold routes of our former
 	// self. It makes GoBGP say in its OPEN that forwarding went on meanwhile,
-	// without which they drop those just before they hear them again. GoBGP
-	// stops saying so on all sessions once the first is complete, so of many
-	// sessions some see that gap, of under a millisecond and the way there.
+	// without which they drop those just before they hear them again.
 	restarting bool
+	// standIn is no peer but see restart.go.
+	standIn netip.Addr
 }
 
 func (t *peerTable) Load() (map[netip.Addr]session, error) {
@@ -64,11 +72,23 @@ func (t *peerTable) Load() (map[netip.Addr]session, error) {
 			bad = err
 			return
 		}
+		if address == t.standIn {
+			return
+		}
 		w := session{
-			port:     int(p.GetTransport().GetRemotePort()),
-			as:       p.GetConf().GetPeerAsn(),
-			password: p.GetConf().GetAuthPassword(),
-			passive:  p.GetTransport().GetPassiveMode(),
+			port:        int(p.GetTransport().GetRemotePort()),
+			as:          p.GetConf().GetPeerAsn(),
+			localAS:     p.GetConf().GetLocalAsn(),
+			password:    p.GetConf().GetAuthPassword(),
+			passive:     p.GetTransport().GetPassiveMode(),
+			restartTime: int(p.GetGracefulRestart().GetRestartTime()),
+			allowOwnAS:  int(p.GetConf().GetAllowOwnAsn()),
+		}
+		if p.GetRouteReflector().GetRouteReflectorClient() {
+			w.cluster = p.GetRouteReflector().GetRouteReflectorClusterId()
+		}
+		if p.GetTtlSecurity().GetEnabled() {
+			w.hops = 256 - int(p.GetTtlSecurity().GetTtlMin())
 		}
 		w.local, _ = netip.ParseAddr(p.GetTransport().GetLocalAddress())
 		found[address] = w
@@ -89,9 +109,13 @@ func (t *peerTable) Put(address netip.Addr, w session) error {
 			return errors.Join(fmt.Errorf("bgp peer %s: password: %w", address, err), t.Delete(address))
 		}
 	}
-	exists := false
-	err := t.library.ListPeer(context.Background(), &api.ListPeerRequest{Address: address.String()}, func(*api.Peer) { exists = true })
-	if err == nil && exists {
+	var old *api.Peer
+	err := t.library.ListPeer(context.Background(), &api.ListPeerRequest{Address: address.String()}, func(p *api.Peer) { old = p })
+	if err == nil && old != nil && old.GetRouteReflector().GetRouteReflectorClient() != (w.cluster != "") {
+		err = t.Delete(address) // GoBGP does not take up this change
+		old = nil
+	}
+	if err == nil && old != nil {
 		_, err = t.library.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: t.neighbour(address, w)})
 	} else if err == nil {
 		err = t.library.AddPeer(context.Background(), &api.AddPeerRequest{Peer: t.neighbour(address, w)})
@@ -111,7 +135,9 @@ func (t *peerTable) Delete(address netip.Addr) error {
 	if err == nil && old.GetConf().GetAuthPassword() != "" {
 		// Deleting leaves the password on the listening socket, where it would
 		// refuse the peer if it came back without one; changing takes it off.
-		w := session{port: int(old.GetTransport().GetRemotePort()), as: old.GetConf().GetPeerAsn()}
+		w := session{
+			port: int(old.GetTransport().GetRemotePort()), as: old.GetConf().GetPeerAsn(), localAS: old.GetConf().GetLocalAsn(),
+		}
 		_, err = t.library.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: t.neighbour(address, w)})
 	}
 	if err == nil {
@@ -142,27 +168,43 @@ func signaturesSupported() error {
 
 // neighbour is the GoBGP configuration of a session.
 func (t *peerTable) neighbour(address netip.Addr, w session) *api.Peer {
+	deferral := deferralTime
+	if w.cluster != "" {
+		deferral = deferralTimeReflector
+	}
+	if w.restartTime == 0 {
+		w.restartTime = restartTime
+	}
 	p := &api.Peer{
 		Conf: &api.PeerConf{
 			NeighborAddress: address.String(),
 			PeerAsn:         w.as,
+			LocalAsn:        w.localAS,
 			AuthPassword:    w.password,
+			AllowOwnAsn:     uint32(w.allowOwnAS),
 		},
 		Transport: &api.Transport{RemotePort: uint32(w.port), PassiveMode: w.passive},
-		Timers:    &api.Timers{Config: &api.TimersConfig{ConnectRetry: connectRetry}},
+		Timers:    &api.Timers{Config: &api.TimersConfig{ConnectRetry: connectRetry, HoldTime: holdTime, KeepaliveInterval: holdTime / 3}},
 		// Notifications stay out of it (RFC 8538), as with BIRD: a peer that is
 		// told to end the session drops the routes, one that loses it does not.
 		GracefulRestart: &api.GracefulRestart{
 			Enabled:         true,
-			RestartTime:     restartTime,
-			DeferralTime:    deferralTime,
+			RestartTime:     uint32(w.restartTime),
+			DeferralTime:    uint32(deferral),
 			LocalRestarting: t.restarting,
 		},
-		EbgpMultihop: &api.EbgpMultihop{Enabled: true, MultihopTtl: multihopTTL},
 		AfiSafis: []*api.AfiSafi{{
 			Config:            &api.AfiSafiConfig{Family: familyOf(address), Enabled: true},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}},
 		}},
+	}
+	if w.hops > 0 {
+		p.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: uint32(256 - w.hops)}
+	} else {
+		p.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: multihopTTL}
+	}
+	if w.cluster != "" {
+		p.RouteReflector = &api.RouteReflector{RouteReflectorClient: true, RouteReflectorClusterId: w.cluster}
 	}
 	if w.local.IsValid() {
 		p.Transport.LocalAddress = w.local.String()

@@ -11,10 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
-	"slices"
 	"sync"
+	"time"
 
 	api "github.com/osrg/gobgp/v3/api"
 	"github.com/osrg/gobgp/v3/pkg/server"
@@ -39,9 +38,9 @@ type Options struct {
 
 // Speaker is the sink. Its methods may be called from any goroutine.
 type Speaker struct {
-	listen  []string
-	logger  *slog.Logger
-	watched *watched
+	listenOn []netip.Addr // none: what the state says
+	logger   *slog.Logger
+	watched  *watched
 
 	mu      sync.Mutex
 	library *server.BgpServer // created when first needed; outlives restarts
@@ -50,12 +49,18 @@ type Speaker struct {
 	paths   *reconcile.Tracked[netip.Prefix, netip.Addr]
 	peers   *reconcile.Tracked[netip.Addr, session]
 	table   *peerTable // what peers tracks
-	names   map[netip.Addr]label
+	policy  *policy
+	// sessions are those that were wanted last, names what people call them.
+	sessions map[netip.Addr]session
+	names    map[netip.Addr]label
+	// lingers is since when sessions are kept that are no longer wanted; see linger.
+	lingers time.Time
 	// settled is set once the wanted state is known to be whole. Nothing starts
 	// before: a peer that kept our routes while we restarted drops those that
 	// it has not heard again by the time of our first End-of-RIB marker.
 	settled   bool
-	restarted bool // the first sessions of this process have been added
+	restarted bool      // the first sessions of this process have been added
+	started   time.Time // when they were
 	closed    bool
 }
 
@@ -64,21 +69,19 @@ type global struct {
 	as       uint32
 	routerID netip.Addr
 	port     int
+	listen   string // addresses, by spaces
 }
 
 // label is how people call a peer. It is no part of the session, so a peer may
 // be renamed while it is up.
 type label struct {
 	name, kind string
+	node       bool // of the cluster
 }
 
 // New returns a speaker that does nothing until it is told what to be.
 func New(o Options, logger *slog.Logger) *Speaker {
-	s := &Speaker{logger: logger, watched: newWatched(logger)}
-	for _, a := range o.ListenAddresses {
-		s.listen = append(s.listen, a.String())
-	}
-	return s
+	return &Speaker{logger: logger, watched: newWatched(logger), listenOn: o.ListenAddresses}
 }
 
 // Ensure starts the speaker and adds the prefixes and sessions that are
@@ -101,9 +104,14 @@ func (s *Speaker) ensure(ctx context.Context, b *desired.BGP) error {
 	}
 	s.watched.setOwn(b.NextHop4, b.NextHop6)
 	paths, err := wantedPaths(b)
-	sessions, names := wantedPeers(b)
-	s.names = names
+	// Rules first: nothing is announced that they forbid.
+	err = errors.Join(err, s.policy.set(ctx, b))
+	sessions := s.wantedSessions(b)
 	s.watched.addPeers(sessions)
+	if !s.restarted {
+		s.started = time.Now()
+		time.AfterFunc(restartTime*time.Second, s.watched.signal) // Learning ends
+	}
 	err = errors.Join(err, s.paths.Ensure(paths), s.peers.Ensure(sessions))
 	s.restarted, s.table.restarting = true, false // peers that are added later are new
 	return err
@@ -129,7 +137,7 @@ func (s *Speaker) Prune(ctx context.Context, want *desired.State) error {
 		return nil // Ensure did not succeed and has said why
 	}
 	paths, _ := wantedPaths(b) // Ensure has reported what is wrong
-	sessions, _ := wantedPeers(b)
+	sessions := s.wantedSessions(b)
 	s.watched.keepPeers(sessions)
 	return errors.Join(s.paths.Prune(paths), s.peers.Prune(sessions))
 }
@@ -168,7 +176,8 @@ func (s *Speaker) Close() error {
 // start brings the speaker up with b's global values, restarting it if they
 // have changed: GoBGP fixes them, and the AS and router id are in every OPEN.
 func (s *Speaker) start(ctx context.Context, b *desired.BGP) error {
-	g := global{as: b.AS, routerID: b.RouterID, port: b.ListenPort}
+	listen := s.listenAddresses(b)
+	g := global{as: b.AS, routerID: b.RouterID, port: b.ListenPort, listen: fmt.Sprint(listen)}
 	if g.port == 0 {
 		g.port = defaultPort
 	}
@@ -183,7 +192,7 @@ func (s *Speaker) start(ctx context.Context, b *desired.BGP) error {
 		}
 	}
 	if s.library == nil {
-		s.library = server.NewBgpServer(server.LoggerOption(&logger{s.logger}))
+		s.library = server.NewBgpServer(server.LoggerOption(&logger{s.logger, s.watched.fails}))
 		go s.library.Serve() // never returns: the library has no way to end it
 		watching, unwatch := context.WithCancel(context.Background())
 		s.unwatch = unwatch
@@ -195,16 +204,19 @@ func (s *Speaker) start(ctx context.Context, b *desired.BGP) error {
 		Asn:             g.as,
 		RouterId:        g.routerID.String(),
 		ListenPort:      int32(g.port),
-		ListenAddresses: s.listenAddresses(),
+		ListenAddresses: listen,
+		// Routes that are as good are all learned.
+		UseMultiplePaths: true,
 	}})
+	rules := newPolicy(s.library)
 	if err == nil {
-		err = exportOwnOnly(ctx, s.library)
+		err = rules.set(ctx, b)
 	}
 	if err != nil {
 		// Also closes the listeners that a half-done start has opened.
 		return errors.Join(fmt.Errorf("bgp start: %w", err), s.library.StopBgp(ctx, &api.StopBgpRequest{}))
 	}
-	s.running = g
+	s.running, s.policy = g, rules
 	s.paths = reconcile.TrackWith(pathTable{s.library}, reconcile.Options[netip.Addr]{
 		Name: "bgp paths", Logger: s.logger,
 		Equal: func(read, put netip.Addr) bool { return read == put },
@@ -213,23 +225,35 @@ func (s *Speaker) start(ctx context.Context, b *desired.BGP) error {
 	s.peers = reconcile.TrackWith(s.table, reconcile.Options[session]{
 		Name: "bgp peers", Logger: s.logger, Equal: session.sameAs,
 	})
+	if !s.restarted && g.port > 0 && len(b.Peers) > 1 {
+		if s.table.standIn, err = s.meetStandIn(ctx, g, listen); err != nil {
+			s.logger.Warn("bgp: peers may drop this node's routes for a moment now", "error", err)
+		}
+	}
 	s.logger.Info("bgp speaker started", "as", g.as, "router_id", g.routerID, "port", g.port)
 	return nil
 }
 
 // listenAddresses is all addresses if none were asked for, without IPv6 where
 // the kernel has none: GoBGP would refuse to start at all.
-func (s *Speaker) listenAddresses() []string {
-	if len(s.listen) > 0 {
-		return s.listen
+func (s *Speaker) listenAddresses(b *desired.BGP) []string {
+	asked := s.listenOn
+	if len(asked) == 0 {
+		asked = b.ListenOn
 	}
-	all := []string{netip.IPv4Unspecified().String()}
-	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err == nil {
-		unix.Close(fd)
-		all = append(all, netip.IPv6Unspecified().String())
+	if len(asked) == 0 {
+		asked = []netip.Addr{netip.IPv4Unspecified()}
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			unix.Close(fd)
+			asked = append(asked, netip.IPv6Unspecified())
+		}
 	}
-	return all
+	listen := make([]string, len(asked))
+	for i, a := range asked {
+		listen[i] = a.String()
+	}
+	return listen
 }
 
 // stop ends all sessions with a notification, upon which peers drop our
@@ -241,61 +265,9 @@ func (s *Speaker) stop(ctx context.Context) error {
 	if err := s.library.StopBgp(ctx, &api.StopBgpRequest{}); err != nil {
 		return fmt.Errorf("bgp stop: %w", err)
 	}
-	s.running, s.paths, s.peers, s.table, s.names = global{}, nil, nil, nil, nil
+	s.running, s.paths, s.peers, s.table, s.policy = global{}, nil, nil, nil, nil
+	s.sessions, s.names, s.lingers = nil, nil, time.Time{}
 	s.watched.keepPeers(nil)
 	s.logger.Info("bgp speaker stopped")
 	return nil
-}
-
-// wantedPeers turns b's named peers into sessions. There is one session per
-// address; of several peers with one address the first by name wins.
-func wantedPeers(b *desired.BGP) (map[netip.Addr]session, map[netip.Addr]label) {
-	sessions := make(map[netip.Addr]session, len(b.Peers))
-	names := make(map[netip.Addr]label, len(b.Peers))
-	for _, name := range slices.Sorted(maps.Keys(b.Peers)) {
-		p := b.Peers[name]
-		address := p.Address.Unmap()
-		if _, taken := sessions[address]; taken {
-			continue
-		}
-		w := session{port: p.Port, as: p.AS, local: p.Local.Unmap(), password: p.Password}
-		if w.port == 0 {
-			w.port = defaultPort
-		}
-		if !w.local.IsValid() {
-			w.local = b.NextHop4
-			if address.Is6() {
-				w.local = b.NextHop6
-			}
-		}
-		// In the mesh the node with the greater address, compared as text,
-		// dials: Calico's rule, which its nodes rely on. It also spares two
-		// GoBGPs from refusing each other in turns: either closes what reaches
-		// it in the five seconds after a failure, which to the caller is one.
-		w.passive = p.Kind == desired.PeerMesh && b.ListenPort != NoListen && address.String() > w.local.String()
-		sessions[address], names[address] = w, label{name: name, kind: p.Kind}
-	}
-	return sessions, names
-}
-
-// wantedPaths gives each advertised prefix its next hop. A prefix of a family
-// in which this node has no address is left out and reported.
-func wantedPaths(b *desired.BGP) (map[netip.Prefix]netip.Addr, error) {
-	paths := make(map[netip.Prefix]netip.Addr, len(b.Advertise))
-	var errs []error
-	for prefix, advertise := range b.Advertise {
-		if !advertise {
-			continue
-		}
-		hop := b.NextHop4
-		if prefix.Addr().Is6() {
-			hop = b.NextHop6
-		}
-		if !hop.IsValid() {
-			errs = append(errs, fmt.Errorf("bgp path %s: this node has no address of its family", prefix))
-			continue
-		}
-		paths[prefix.Masked()] = hop
-	}
-	return paths, errors.Join(errs...)
 }

@@ -19,7 +19,9 @@ type PeerStatus struct {
 	Kind    string    // "node-to-node mesh", "node specific" or "global"
 	State   string    // "up", or "start" while it is not established
 	Since   time.Time // when State last changed
-	Info    string    // "Established", "Active", "OpenSent", …
+	Info    string    // "Established", "Active", "Idle BGP Error: Bad peer AS", …
+	AS      uint32    // the peer's
+	Flaps   int       // how often the session went down in the last two minutes
 	// Received counts the prefixes that the peer announces, Advertised those
 	// that are announced to it.
 	Received, Advertised int
@@ -35,7 +37,7 @@ func (s *Speaker) Status() ([]PeerStatus, error) {
 	}
 	err := s.library.ListPeer(context.Background(), &api.ListPeerRequest{}, func(p *api.Peer) {
 		address, err := netip.ParseAddr(p.GetState().GetNeighborAddress())
-		if err != nil {
+		if err != nil || address == s.table.standIn {
 			return
 		}
 		named, state := s.names[address], s.watched.peer(address)
@@ -45,7 +47,9 @@ func (s *Speaker) Status() ([]PeerStatus, error) {
 			Kind:    named.kind,
 			State:   "start",
 			Since:   state.since,
-			Info:    sessionWord(p.GetState().GetSessionState()),
+			Info:    state.info(sessionWord(p.GetState().GetSessionState())),
+			AS:      p.GetConf().GetPeerAsn(),
+			Flaps:   len(state.downs),
 		}
 		for _, f := range p.GetAfiSafis() {
 			status.Received += int(f.GetState().GetReceived())

@@ -7,7 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strconv"
+	"strings"
 
 	"calico-xdp/pkg/api"
 
@@ -27,6 +27,9 @@ const (
 	PeerGlobal = "global"
 )
 
+// excludeLabel on a node keeps it from announcing services; Kubernetes'.
+const excludeLabel = "node.kubernetes.io/exclude-from-external-load-balancers"
+
 // addBGP fills in the speaker's part. Routes between nodes do not depend on it:
 // they follow from the datastore.
 func (s *State) addBGP(in Input, c *cluster) {
@@ -34,153 +37,149 @@ func (s *State) addBGP(in Input, c *cluster) {
 	if in.Config.backend() != BackendBIRD || !known {
 		return // without an address, nobody could reach us and the router id would change later
 	}
+	s.Host.KeepLearned = in.Learning
+	r := newBGPReader(s, in, c)
 	b := &s.BGP
 	*b = BGP{
-		Enabled: true, AS: defaultAS, ListenPort: defaultBGPPort,
+		Enabled: true, AS: r.asOf(c.self), ListenPort: r.portOf(c.self.name), ClusterID: r.clusterID(c.self.name),
 		Peers: make(map[string]BGPPeer), Advertise: make(map[netip.Prefix]bool),
 		NextHop4: c.self.ipv4.Addr(), NextHop6: c.self.ipv6.Addr(),
 	}
-	mesh := true
-	clusterPort := defaultBGPPort
-	if conf, ok := in.Resources.Get(bgpConfiguration("default")).(*api.BGPConfiguration); ok {
-		if conf.Spec.ASNumber != nil {
-			b.AS = uint32(*conf.Spec.ASNumber)
-		}
-		if conf.Spec.NodeToNodeMeshEnabled != nil {
-			mesh = *conf.Spec.NodeToNodeMeshEnabled
-		}
-		if conf.Spec.ListenPort != 0 {
-			clusterPort = int(conf.Spec.ListenPort)
-		}
-	}
-	portOf := func(node string) int {
-		if conf, ok := in.Resources.Get(bgpConfiguration("node." + node)).(*api.BGPConfiguration); ok && conf.Spec.ListenPort != 0 {
-			return int(conf.Spec.ListenPort)
-		}
-		return clusterPort
-	}
-	clusterAS := b.AS
-	if c.self.as != 0 {
-		b.AS = c.self.as
-	}
-	b.ListenPort = portOf(c.self.name)
 	b.RouterID = s.routerID(in, c)
-
-	// One session for one address: what is written for this node wins over what
-	// is for all, and that over the mesh.
-	taken := make(map[netip.Addr]bool)
-	add := func(name string, p BGPPeer) {
-		own := p.Address == c.self.ipv4.Addr() || p.Address == c.self.ipv6.Addr()
-		if own || taken[p.Address] {
-			return
+	if m := r.spec.BindMode; m != nil && *m == v3.BindModeNodeIP {
+		for _, a := range []netip.Addr{b.NextHop4, b.NextHop6} {
+			if a.IsValid() {
+				b.ListenOn = append(b.ListenOn, a)
+			}
 		}
-		taken[p.Address] = true
-		b.Peers[name] = p
 	}
-	addNode := func(prefix, kind string, n node) {
+	r.addPeers()
+	r.addFilters()
+	r.addAnnouncements()
+}
+
+// bgpReader turns the resources into a speaker's part.
+type bgpReader struct {
+	*State
+	in      Input
+	cluster *cluster
+	spec    v3.BGPConfigurationSpec // of "default"
+	own     v3.BGPConfigurationSpec // of "node.<this one>"
+	// byAddress finds the nodes that have an address.
+	byAddress map[netip.Addr][]string
+	// taken are the peers by address, each with its name.
+	taken map[netip.Addr]string
+}
+
+func newBGPReader(s *State, in Input, c *cluster) *bgpReader {
+	r := &bgpReader{State: s, in: in, cluster: c, byAddress: make(map[netip.Addr][]string), taken: make(map[netip.Addr]string)}
+	if conf, ok := in.Resources.Get(bgpConfiguration("default")).(*api.BGPConfiguration); ok {
+		r.spec = conf.Spec
+	}
+	if conf, ok := in.Resources.Get(bgpConfiguration("node." + c.self.name)).(*api.BGPConfiguration); ok {
+		r.own = conf.Spec
+	}
+	for _, name := range sortedNames(c.nodes) {
 		for _, is6 := range []bool{false, true} {
-			address, local := n.address(is6).Addr(), c.self.address(is6).Addr()
-			if !address.IsValid() || !local.IsValid() {
-				continue
-			}
-			as := n.as
-			if as == 0 {
-				as = clusterAS
-			}
-			add(prefix+" "+n.name+" "+family(is6), BGPPeer{Address: address, Port: portOf(n.name), AS: as, Local: local, Kind: kind})
-		}
-	}
-	for _, specific := range []bool{true, false} {
-		for key, p := range byKey[*api.BGPPeer](in.Resources, api.KindBGPPeer) {
-			if (p.Spec.Node != "" || p.Spec.NodeSelector != "") != specific {
-				continue
-			}
-			if err := s.addConfiguredPeer(key, p, c, add, addNode); err != nil {
-				s.problem(key, err)
+			if a := c.nodes[name].address(is6).Addr(); a.IsValid() {
+				r.byAddress[a] = append(r.byAddress[a], name)
 			}
 		}
 	}
-	if mesh && !c.self.routeReflector {
-		for _, name := range sortedNames(c.nodes) {
-			// Route reflectors are reached by the peers written for them.
-			if n := c.nodes[name]; name != c.self.name && !n.routeReflector {
-				addNode("mesh", PeerMesh, n)
-			}
-		}
-	}
+	return r
+}
 
+// asOf returns a node's AS.
+func (r *bgpReader) asOf(n node) uint32 {
+	switch {
+	case n.as != 0:
+		return n.as
+	case r.spec.ASNumber != nil:
+		return uint32(*r.spec.ASNumber)
+	}
+	return defaultAS
+}
+
+// portOf returns the port that a node listens on.
+func (r *bgpReader) portOf(node string) int {
+	if conf, ok := r.in.Resources.Get(bgpConfiguration("node." + node)).(*api.BGPConfiguration); ok && conf.Spec.ListenPort != 0 {
+		return int(conf.Spec.ListenPort)
+	}
+	if r.spec.ListenPort != 0 {
+		return int(r.spec.ListenPort)
+	}
+	return defaultBGPPort
+}
+
+// clusterID returns a node's route reflector cluster, empty if it is none.
+func (r *bgpReader) clusterID(name string) string {
+	if n, ok := r.in.Resources.Get(nodeKey(name)).(*api.Node); ok && n.Spec.BGP != nil {
+		return n.Spec.BGP.RouteReflectorClusterID
+	}
+	return ""
+}
+
+// addAnnouncements says what is told to peers.
+func (r *bgpReader) addAnnouncements() {
+	b, c := &r.State.BGP, r.cluster
+	for _, p := range c.pools {
+		if p.export {
+			b.Passed = append(b.Passed, p.prefix)
+		} else {
+			b.Hidden = append(b.Hidden, p.prefix)
+		}
+	}
 	for prefix, o := range c.owners {
-		if p, ok := c.poolOf(prefix.Addr()); ok && p.export && o.node == c.self.name {
+		if o.node != c.self.name {
+			continue
+		}
+		// A block is announced as a whole, also one whose pool is gone; a single
+		// address that this node has out of another's block only if it is of a pool.
+		if _, pooled := c.poolOf(prefix.Addr()); pooled || !prefix.IsSingleIP() {
 			b.Advertise[prefix] = true
 		}
 	}
+	r.addServices()
+	r.addCommunities()
+	slices.SortFunc(b.Hidden, netip.Prefix.Compare)
+	slices.SortFunc(b.Passed, netip.Prefix.Compare)
+	b.Hidden, b.Passed = slices.Compact(b.Hidden), slices.Compact(b.Passed)
 }
 
-func (s *State) addConfiguredPeer(key api.Key, p *api.BGPPeer, c *cluster, add func(string, BGPPeer), addNode func(string, string, node)) error {
-	kind := PeerGlobal
-	switch {
-	case p.Spec.Node != "":
-		if p.Spec.Node != c.self.name {
-			return nil
-		}
-		kind = PeerNode
-	case p.Spec.NodeSelector != "":
-		sel, err := api.ParseSelector(p.Spec.NodeSelector)
-		if err != nil {
-			return fmt.Errorf("nodeSelector: %w", err)
-		}
-		if !sel.Matches(c.self.labels) {
-			return nil
-		}
-		kind = PeerNode
+// addCommunities reads prefixAdvertisements: this node's if it has some, else the
+// cluster's.
+func (r *bgpReader) addCommunities() {
+	name, spec := "default", r.spec
+	if len(r.own.PrefixAdvertisements) > 0 {
+		name, spec = "node."+r.cluster.self.name, r.own
 	}
-	if p.Spec.Password != nil {
-		return fmt.Errorf("password: secretKeyRef needs Kubernetes; the session is not made without it")
+	byName := make(map[string]string, len(spec.Communities))
+	for _, c := range spec.Communities {
+		byName[c.Name] = c.Value
 	}
-	if p.Spec.PeerSelector != "" {
-		sel, err := api.ParseSelector(p.Spec.PeerSelector)
+	for _, a := range spec.PrefixAdvertisements {
+		prefix, err := netip.ParsePrefix(a.CIDR)
 		if err != nil {
-			return fmt.Errorf("peerSelector: %w", err)
+			r.problem(bgpConfiguration(name), fmt.Errorf("prefixAdvertisements: %w", err))
+			continue
 		}
-		for _, name := range sortedNames(c.nodes) {
-			if n := c.nodes[name]; name != c.self.name && sel.Matches(n.labels) {
-				addNode(key.Name, kind, n)
+		out := BGPCommunities{Prefix: prefix.Masked()}
+		for _, c := range a.Communities {
+			value, named := byName[c]
+			if !named {
+				value = c
+			}
+			switch strings.Count(value, ":") {
+			case 1:
+				out.Standard = append(out.Standard, value)
+			case 2:
+				out.Large = append(out.Large, value)
+			default:
+				r.problem(bgpConfiguration(name), fmt.Errorf("prefixAdvertisements: %q is neither a community nor the name of one", c))
 			}
 		}
-		return nil
+		r.State.BGP.Communities = append(r.State.BGP.Communities, out)
 	}
-	address, port, err := parsePeerIP(p.Spec.PeerIP)
-	if err != nil {
-		return fmt.Errorf("peerIP: %w", err)
-	}
-	peer := BGPPeer{Address: address, Port: port, AS: uint32(p.Spec.ASNumber), Kind: kind}
-	if p.Spec.SourceAddress != v3.SourceAddressNone {
-		peer.Local = c.self.address(address.Is6()).Addr()
-	}
-	if peer.AS == 0 { // a node's address may stand for the node
-		for _, n := range c.nodes {
-			if n.ipv4.Addr() == address || n.ipv6.Addr() == address {
-				peer.AS = n.as
-			}
-		}
-		if peer.AS == 0 {
-			peer.AS = s.BGP.AS
-		}
-	}
-	add(key.Name, peer)
-	return nil
-}
-
-// parsePeerIP takes "10.0.0.1", "10.0.0.1:1790", "fd00::1" or "[fd00::1]:1790".
-func parsePeerIP(text string) (netip.Addr, int, error) {
-	if a, err := netip.ParseAddr(text); err == nil {
-		return a, defaultBGPPort, nil
-	}
-	ap, err := netip.ParseAddrPort(text)
-	if err != nil {
-		return netip.Addr{}, 0, fmt.Errorf("%s is not an address, alone or with a port", strconv.Quote(text))
-	}
-	return ap.Addr(), int(ap.Port()), nil
 }
 
 // routerID returns the speaker's id: what is configured, else the node's IPv4

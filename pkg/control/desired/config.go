@@ -11,6 +11,9 @@ type Config struct {
 	// Datastore are the URLs of the etcd servers that the daemon uses, and
 	// DatastoreListen those that the one inside it serves: no policy cuts them off.
 	Datastore, DatastoreListen []string
+	// AdvertiseClusterIPs is CALICO_ADVERTISE_CLUSTER_IPS: nets of service cluster
+	// addresses, by commas. It wins over BGPConfiguration's.
+	AdvertiseClusterIPs string
 	// Felix holds FELIX_* variables by lower-cased parameter name
 	// ("defaultendpointtohostaction").
 	Felix map[string]string

@@ -89,13 +89,13 @@ func (s *State) addRoutes(in Input, c *cluster, host []netip.Addr, m mtus) {
 
 	unreachable := make(map[string]policy.Problem) // each once
 	for prefix, o := range c.owners {
+		if in.Config.backend() == BackendNone {
+			continue // somebody else's fabric knows where the workloads are
+		}
 		if o.node == c.self.name {
 			bpf[prefix] = Route{Kind: RouteBlock}
 			kernel[prefix] = KernelRoute{Kind: KernelBlackhole}
 			continue
-		}
-		if in.Config.backend() == BackendNone {
-			continue // somebody else's fabric knows where the workloads are
 		}
 		is6 := prefix.Addr().Is6()
 		remote, known := c.nodes[o.node]
@@ -148,9 +148,16 @@ func (s *State) addRoutes(in Input, c *cluster, host []netip.Addr, m mtus) {
 	}
 }
 
-// addLearned adds the kernel routes to what lies outside the cluster. Inside
-// it, the datastore knows better and sooner.
+// maxLearned is how many routes of peers are taken, half of what the BPF table of
+// routes holds: a peer that sends the whole Internet must not cost us our own.
+const maxLearned = 1 << 17
+
+// addLearned adds the routes to what lies outside the cluster. Inside it, the
+// datastore knows better and sooner; so does the host of its own networks.
 func (s *State) addLearned(in Input, c *cluster, host []netip.Addr) {
+	if in.Config.backend() != BackendBIRD || len(in.Learned) == 0 {
+		return
+	}
 	taken := make(map[netip.Prefix]bool)
 	for _, l := range in.Links {
 		for _, p := range l.Addresses {
@@ -160,21 +167,38 @@ func (s *State) addLearned(in Input, c *cluster, host []netip.Addr) {
 	for _, a := range host {
 		taken[single(a)] = true
 	}
-	for _, r := range in.Learned {
+	within := func(nets []netip.Prefix, p netip.Prefix) bool {
+		return slices.ContainsFunc(nets, func(n netip.Prefix) bool { return n.Bits() <= p.Bits() && n.Contains(p.Addr()) })
+	}
+	// A pool's addresses are where the datastore says; service addresses are every
+	// node's own.
+	elsewhere := s.learnedElsewhere(in)
+	for _, p := range c.pools {
+		elsewhere = append(elsewhere, p.prefix)
+	}
+	learned := in.Learned
+	if len(learned) > maxLearned {
+		s.problem(nodeKey(c.self.name), fmt.Errorf("BGP peers announce %d prefixes; of them %d, the first by prefix, are used", len(learned), maxLearned))
+		learned = slices.SortedFunc(slices.Values(learned), func(a, b LearnedRoute) int { return a.Prefix.Compare(b.Prefix) })[:maxLearned]
+	}
+	for _, r := range learned {
 		prefix := r.Prefix.Masked()
-		inPool := slices.ContainsFunc(c.pools, func(p pool) bool {
-			return p.prefix.Bits() <= prefix.Bits() && p.prefix.Contains(prefix.Addr())
-		})
 		_, owned := c.ownerOf(prefix.Addr())
-		// A default route would compete with the one that the host has.
-		if prefix.Bits() == 0 || inPool || owned || taken[prefix] || !r.NextHop.IsValid() {
+		if len(r.NextHops) == 0 || taken[prefix] || owned || within(elsewhere, prefix) {
 			continue
 		}
-		old, ok := s.Host.Routes[prefix]
-		if !ok || r.NextHop.Less(old.Via) {
-			s.Host.Routes[prefix] = KernelRoute{Kind: KernelVia, Via: r.NextHop}
-		}
+		s.Host.Routes[prefix] = KernelRoute{Kind: KernelVia, Via: r.NextHops[0], Also: r.NextHops[1:], Learned: true}
+		s.Dataplane.Routes[prefix] = Route{Kind: RoutePeerHost}
 	}
+}
+
+// learnedElsewhere are the nets of services.
+func (s *State) learnedElsewhere(in Input) []netip.Prefix {
+	conf, ok := in.Resources.Get(bgpConfiguration("default")).(*api.BGPConfiguration)
+	if !ok {
+		return new(State).serviceNets(in, new(v3.BGPConfigurationSpec)).all()
+	}
+	return new(State).serviceNets(in, &conf.Spec).all() // addBGP says what is wrong with them
 }
 
 // addPeers adds the other nodes by the addresses that their packets come from.

@@ -18,6 +18,13 @@ type Input struct {
 	Links     []Link
 	Policy    *policy.Tables
 	Learned   []LearnedRoute
+	// Learning: the BGP sessions of this start are not all up yet, so Learned is not
+	// the whole.
+	Learning bool
+	// Secrets are the values that a BGPPassword may name.
+	Secrets map[SecretKey]string
+	// Services are those of Kubernetes, if there is one.
+	Services []Service
 }
 
 // MAC is an Ethernet address; all zero is "not known".
@@ -40,10 +47,11 @@ type Link struct {
 	NoEthernet bool
 }
 
-// LearnedRoute is what a BGP peer told us.
+// LearnedRoute is what BGP peers told us: of several routes that are as good, the
+// next hops of all, in order.
 type LearnedRoute struct {
-	Prefix  netip.Prefix
-	NextHop netip.Addr
+	Prefix   netip.Prefix
+	NextHops []netip.Addr
 }
 
 // State is what this node should be. Each sink takes its part.
@@ -176,6 +184,9 @@ type Host struct {
 	Routes    map[netip.Prefix]KernelRoute
 	// Forwarding says which families the host forwards.
 	ForwardIPv4, ForwardIPv6 bool
+	// KeepLearned: peers may still tell of routes that the last start of the daemon
+	// has left in the kernel; they stay.
+	KeepLearned bool
 }
 
 // WorkloadLink is how a workload's host-side interface is set.
@@ -188,8 +199,13 @@ type KernelRoute struct {
 	Kind      KernelRouteKind
 	Interface string     // KernelLink
 	Via       netip.Addr // KernelVia: an address that the host itself can reach; the sink finds the real next hop
-	Source    netip.Addr // of what the host itself sends; invalid: the kernel's choice
-	MTU       int        // 0: the link's
+	// Also are further addresses like Via, of the same worth: packets are spread over
+	// all of them by flow.
+	Also   []netip.Addr
+	Source netip.Addr // of what the host itself sends; invalid: the kernel's choice
+	MTU    int        // 0: the link's
+	// Learned: from a BGP peer. What the host has of its own to the same prefix wins.
+	Learned bool
 }
 
 // KernelRouteKind is the kind of a kernel route.
@@ -200,27 +216,3 @@ const (
 	KernelVia                                  // through Via
 	KernelBlackhole                            // our own block
 )
-
-// BGP is what the speaker should do. Enabled is false where the backend is not
-// BGP.
-type BGP struct {
-	Enabled    bool
-	AS         uint32
-	RouterID   netip.Addr
-	ListenPort int
-	Peers      map[string]BGPPeer // by name
-	// Advertise are the prefixes to announce with ourselves as next hop.
-	Advertise map[netip.Prefix]bool
-	NextHop4  netip.Addr
-	NextHop6  netip.Addr
-}
-
-// BGPPeer is one session to keep.
-type BGPPeer struct {
-	Address  netip.Addr
-	Port     int
-	AS       uint32
-	Local    netip.Addr // our address on this session
-	Kind     string     // as `calicoctl node status` prints it: "node-to-node mesh", "node specific", "global"
-	Password string
-}

@@ -33,7 +33,9 @@ var update = flag.Bool("update", false, "write what was computed into testdata")
 //	link 4 eth1 device 1500 02:00:00:00:00:01 up port          (of a bridge)
 //	etcd http://10.0.0.9:2379                   (or: etcd-listen)
 //	block 10.65.0.0/26 host:a 10.65.0.5=b       (5 is in use on node b)
-//	learn 10.9.0.0/24 10.0.1.9
+//	learn 10.9.0.0/24 10.0.1.9 10.0.1.8         (or: learning true)
+//	secret bgp/password=tea | cluster-ips 10.96.0.0/12
+//	service ns/name local balancer here4 cluster=10.96.0.1 external=10.8.0.1 lb=10.7.0.1
 //	delete Node b
 //	---
 //	a resource as YAML, and more after further --- lines
@@ -167,7 +169,24 @@ func directive(in *Input, f []string) error {
 	case "etcd-listen":
 		in.Config.DatastoreListen = f[1:]
 	case "learn":
-		in.Learned = append(in.Learned, LearnedRoute{netip.MustParsePrefix(f[1]), netip.MustParseAddr(f[2])})
+		r := LearnedRoute{Prefix: netip.MustParsePrefix(f[1])}
+		for _, hop := range f[2:] {
+			r.NextHops = append(r.NextHops, netip.MustParseAddr(hop))
+		}
+		in.Learned = append(in.Learned, r)
+	case "learning":
+		in.Learning = f[1] == "true"
+	case "secret":
+		name, value, _ := strings.Cut(f[1], "=")
+		secret, key, _ := strings.Cut(name, "/")
+		if in.Secrets == nil {
+			in.Secrets = make(map[SecretKey]string)
+		}
+		in.Secrets[SecretKey{secret, key}] = value
+	case "cluster-ips":
+		in.Config.AdvertiseClusterIPs = f[1]
+	case "service":
+		return service(in, f[1:])
 	case "delete":
 		namespace, name, ok := strings.Cut(f[2], "/")
 		if !ok {
@@ -197,6 +216,104 @@ func directive(in *Input, f []string) error {
 		return fmt.Errorf("unknown directive")
 	}
 	return nil
+}
+
+func service(in *Input, f []string) error {
+	s := Service{Name: f[0]}
+	for _, word := range f[1:] {
+		name, value, _ := strings.Cut(word, "=")
+		switch name {
+		case "local":
+			s.Local = true
+		case "balancer":
+			s.LoadBalancer = true
+		case "here4":
+			s.Here4 = true
+		case "here6":
+			s.Here6 = true
+		case "cluster":
+			s.ClusterIPs = append(s.ClusterIPs, netip.MustParseAddr(value))
+		case "external":
+			s.ExternalIPs = append(s.ExternalIPs, netip.MustParseAddr(value))
+		case "lb":
+			s.BalancerIPs = append(s.BalancerIPs, netip.MustParseAddr(value))
+		default:
+			return fmt.Errorf("%q of a service", word)
+		}
+	}
+	in.Services = slices.DeleteFunc(in.Services, func(o Service) bool { return o.Name == s.Name })
+	in.Services = append(in.Services, s)
+	return nil
+}
+
+// bgpText adds the speaker's part to the lines.
+func bgpText(b BGP, line func(string, ...any)) {
+	text := fmt.Sprintf("bgp as %d id %v port %d next-hop %v %v", b.AS, b.RouterID, b.ListenPort, b.NextHop4, b.NextHop6)
+	if b.ListenOn != nil {
+		text += fmt.Sprintf(" on %v", b.ListenOn)
+	}
+	if b.ClusterID != "" {
+		text += " reflector " + b.ClusterID
+	}
+	line("%s", text)
+	for _, n := range slices.Sorted(maps.Keys(b.Peers)) {
+		p := b.Peers[n]
+		text := fmt.Sprintf("bgp peer %s: %v port %d as %d from %v, %s", n, p.Address, p.Port, p.AS, p.Local, p.Kind)
+		for _, also := range []struct {
+			name  string
+			value any
+			is    bool
+		}{
+			{"password", p.Password, p.Password != ""}, {"local-as", p.LocalAS, p.LocalAS != 0}, {"passive", "", p.Passive},
+			{"client", "", p.Client}, {"next-hop", []string{"auto", "self", "keep"}[p.NextHop], p.NextHop != NextHopAuto},
+			{"restart", p.RestartTime, p.RestartTime != 0}, {"hops", p.Hops, p.Hops != 0},
+			{"allow-as", p.AllowLocalAS, p.AllowLocalAS != 0}, {"filters", p.Filters, p.Filters != nil},
+		} {
+			if also.is {
+				text += strings.TrimRight(fmt.Sprintf(" %s %v", also.name, also.value), " ")
+			}
+		}
+		line("%s", text)
+	}
+	for _, n := range slices.Sorted(maps.Keys(b.Filters)) {
+		f := b.Filters[n]
+		for _, l := range []struct {
+			name  string
+			rules []BGPRule
+		}{{"import v4", f.Import4}, {"export v4", f.Export4}, {"import v6", f.Import6}, {"export v6", f.Export6}} {
+			for _, r := range l.rules {
+				text := "reject"
+				if r.Accept {
+					text = "accept"
+				}
+				if r.Prefix.IsValid() {
+					text += fmt.Sprintf(" %s %d-%d", r.Prefix, r.Min, r.Max)
+				}
+				if r.Outside {
+					text += " outside"
+				}
+				if r.Learned {
+					text += " learned"
+				}
+				if i := r.Interface; i != nil {
+					text += fmt.Sprintf(" to %v or %v", i.Nets, i.Own)
+				}
+				line("bgp filter %s %s: %s", n, l.name, text)
+			}
+		}
+	}
+	for _, p := range slices.SortedFunc(maps.Keys(b.Advertise), netip.Prefix.Compare) {
+		line("bgp advertise %v", p)
+	}
+	if b.Hidden != nil {
+		line("bgp hides %v", b.Hidden)
+	}
+	if b.Passed != nil {
+		line("bgp passes on %v", b.Passed)
+	}
+	for _, c := range b.Communities {
+		line("bgp communities of %v: %v %v", c.Prefix, c.Standard, c.Large)
+	}
 }
 
 // stateText is the state as lines that a person can read.
@@ -258,6 +375,12 @@ func stateText(s *State) string {
 			line("kernel %v dev %s", p, r.Interface)
 		case KernelVia:
 			text := fmt.Sprintf("kernel %v via %v mtu %d", p, r.Via, r.MTU)
+			for _, also := range r.Also {
+				text += fmt.Sprintf(" and %v", also)
+			}
+			if r.Learned {
+				text += " learned"
+			}
 			if r.Source.IsValid() {
 				text += fmt.Sprintf(" from %v", r.Source)
 			}
@@ -269,15 +392,11 @@ func stateText(s *State) string {
 	for _, a := range slices.SortedFunc(maps.Keys(d.Peers), netip.Addr.Compare) {
 		line("peer %v %s %v", a, d.Peers[a].Name, d.Peers[a].VXLANMAC)
 	}
-	if b := s.BGP; b.Enabled {
-		line("bgp as %d id %v port %d next-hop %v %v", b.AS, b.RouterID, b.ListenPort, b.NextHop4, b.NextHop6)
-		for _, n := range slices.Sorted(maps.Keys(b.Peers)) {
-			p := b.Peers[n]
-			line("bgp peer %s: %v port %d as %d from %v, %s", n, p.Address, p.Port, p.AS, p.Local, p.Kind)
-		}
-		for _, p := range slices.SortedFunc(maps.Keys(b.Advertise), byPrefix) {
-			line("bgp advertise %v", p)
-		}
+	if s.Host.KeepLearned {
+		line("keep what was learned")
+	}
+	if s.BGP.Enabled {
+		bgpText(s.BGP, line)
 	}
 	for _, p := range s.Problems {
 		line("problem %s: %v", p.Object, p.Err)

@@ -163,6 +163,13 @@ func (n *Network) Prune(_ context.Context, want *desired.State) error {
 			routes[k] = have // better than none
 		}
 	}
+	if want.Host.KeepLearned {
+		n.table.each(func(k routeKey, v route) {
+			if _, known := routes[k]; !known && k.learned() {
+				routes[k] = v
+			}
+		})
+	}
 	if err := n.routes.Prune(routes); err != nil {
 		return fmt.Errorf("routes: %w", err)
 	}

@@ -24,10 +24,17 @@ type nextHops struct {
 	// mu is held while the kernel is asked, so that whoever is told of a change
 	// finds here what was asked before it.
 	mu    sync.Mutex
-	known map[netip.Addr]hopAnswer
+	known map[hopQuestion]hopAnswer
 	// others are the routes of the main table that are not ours, by IPv6, once they
 	// are needed.
 	others map[bool][]netlink.Route
+}
+
+// hopQuestion is an address, and whether routes learned from BGP peers may lead to
+// it. They may to a node, never to the next hop of such a route.
+type hopQuestion struct {
+	to      netip.Addr
+	learned bool
 }
 
 type hopAnswer struct {
@@ -45,8 +52,8 @@ func (h *nextHops) forget() {
 func (h *nextHops) concerns(p netip.Prefix) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for to := range h.known {
-		if p.Contains(to) {
+	for q := range h.known {
+		if p.Contains(q.to) {
 			return true
 		}
 	}
@@ -55,22 +62,24 @@ func (h *nextHops) concerns(p netip.Prefix) bool {
 
 // find returns the next hop towards an address: the address itself if it is on a
 // link, else the gateway of the route that the kernel uses, our own routes
-// excepted.
-func (h *nextHops) find(to netip.Addr) (nextHop, error) {
+// excepted, but for learned ones if they may lead to it.
+func (h *nextHops) find(to netip.Addr, learned bool) (nextHop, error) {
+	q := hopQuestion{to, learned}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if a, ok := h.known[to]; ok {
+	if a, ok := h.known[q]; ok {
 		return a.hop, a.err
 	}
-	hop, err := h.ask(to)
+	hop, err := h.ask(q)
 	if h.known == nil {
-		h.known = make(map[netip.Addr]hopAnswer)
+		h.known = make(map[hopQuestion]hopAnswer)
 	}
-	h.known[to] = hopAnswer{hop, err}
+	h.known[q] = hopAnswer{hop, err}
 	return hop, err
 }
 
-func (h *nextHops) ask(to netip.Addr) (nextHop, error) {
+func (h *nextHops) ask(q hopQuestion) (nextHop, error) {
+	to := q.to
 	// The kernel's own answer takes policy rules into account.
 	found, err := h.kernel.RouteGetWithOptions(to.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
 	if err != nil {
@@ -80,8 +89,8 @@ func (h *nextHops) ask(to netip.Addr) (nextHop, error) {
 		return nextHop{}, errors.New("no route to it")
 	}
 	r := &found[0]
-	if r.Protocol == Protocol {
-		if r, err = h.withoutOurs(to); err != nil {
+	if excluded(r, q) {
+		if r, err = h.withoutOurs(q); err != nil {
 			return nextHop{}, err
 		}
 	}
@@ -118,8 +127,18 @@ func hopOf(r *netlink.Route, to netip.Addr) (nextHop, error) {
 	return nextHop{}, errors.New("the link to it is down")
 }
 
-// withoutOurs finds the most specific route of the main table that is not ours.
-func (h *nextHops) withoutOurs(to netip.Addr) (*netlink.Route, error) {
+// excluded says that a route must not lead to what is asked for.
+func excluded(r *netlink.Route, q hopQuestion) bool {
+	if r.Protocol != Protocol {
+		return false
+	}
+	k, _ := routeOf(r)
+	return !q.learned || !k.learned()
+}
+
+// withoutOurs finds the most specific route of the main table that may lead there.
+func (h *nextHops) withoutOurs(q hopQuestion) (*netlink.Route, error) {
+	to := q.to
 	others, ok := h.others[to.Is6()]
 	if !ok {
 		family := netlink.FAMILY_V4
@@ -141,7 +160,7 @@ func (h *nextHops) withoutOurs(to netip.Addr) (*netlink.Route, error) {
 	for i := range others {
 		r := &others[i]
 		k, _ := routeOf(r)
-		if r.Protocol == Protocol || k.tos != 0 || !k.prefix.Contains(to) {
+		if excluded(r, q) || k.tos != 0 || !k.prefix.Contains(to) {
 			continue
 		}
 		longer := best == nil || k.prefix.Bits() > bestKey.prefix.Bits()

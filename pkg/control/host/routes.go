@@ -25,6 +25,11 @@ const (
 	metric6 = 1024
 )
 
+// learnedMetric makes a route that BGP peers told of give way to one that the host
+// has of its own to the same prefix, unless that is from DHCP, which says 100 or more
+// for IPv4.
+const learnedMetric = 32
+
 // routeKey is what makes two routes of the main table the same one for the
 // kernel.
 type routeKey struct {
@@ -40,12 +45,24 @@ func keyOf(p netip.Prefix) routeKey {
 	return routeKey{prefix: p, metric: metric6}
 }
 
+// learnedKey is the key of a route from a BGP peer.
+func learnedKey(p netip.Prefix) routeKey {
+	k := keyOf(p)
+	k.metric += learnedMetric
+	return k
+}
+
+func (k routeKey) learned() bool { return k == learnedKey(k.prefix) }
+
 func (k routeKey) String() string {
-	if k == keyOf(k.prefix) {
+	if k == keyOf(k.prefix) || k.learned() {
 		return "route " + k.prefix.String()
 	}
 	return fmt.Sprintf("route %s tos %d metric %d", k.prefix, k.tos, k.metric)
 }
+
+// maxHops is over how many next hops one route spreads packets.
+const maxHops = 8
 
 // route is where packets go. The kernel shows what it was given in these fields
 // unchanged.
@@ -57,6 +74,9 @@ type route struct {
 	onLink  bool
 	source  netip.Addr
 	mtu     int
+	// also are the further next hops of a route that has several, by link and gateway.
+	// The first one is in the fields above.
+	also [maxHops - 1]nextHop
 	// odd is a route that has more than these fields can say, or shares its key
 	// with another one of ours. It is equal to nothing that is wanted.
 	odd bool
@@ -68,10 +88,13 @@ func routeOf(r *netlink.Route) (routeKey, route) {
 	v := route{
 		kind: r.Type, scope: r.Scope, link: r.LinkIndex, gateway: address(r.Gw),
 		onLink: r.Flags&unix.RTNH_F_ONLINK != 0, source: address(r.Src), mtu: r.MTU,
-		odd: len(r.MultiPath) > 0 || r.Encap != nil || r.MTULock || r.AdvMSS != 0 || r.Realm != 0,
+		odd: len(r.MultiPath) > maxHops || r.Encap != nil || r.MTULock || r.AdvMSS != 0 || r.Realm != 0,
 	}
 	if via, ok := r.Via.(*netlink.Via); ok {
 		v.gateway = address(via.Addr)
+	}
+	if hops := hopsOf(r.MultiPath); len(hops) > 0 && len(hops) <= maxHops {
+		v.setHops(hops)
 	}
 	if v.kind != unix.RTN_UNICAST {
 		v.link = 0 // IPv6 shows lo
@@ -80,6 +103,40 @@ func routeOf(r *netlink.Route) (routeKey, route) {
 		v.scope = netlink.SCOPE_UNIVERSE
 	}
 	return k, v
+}
+
+// hopsOf are the next hops of a route that has several.
+func hopsOf(list []*netlink.NexthopInfo) []nextHop {
+	var out []nextHop
+	for _, h := range list {
+		hop := nextHop{link: h.LinkIndex, gateway: address(h.Gw), onLink: h.Flags&unix.RTNH_F_ONLINK != 0}
+		if via, ok := h.Via.(*netlink.Via); ok {
+			hop.gateway = address(via.Addr)
+		}
+		out = append(out, hop)
+	}
+	return out
+}
+
+// setHops takes up to maxHops next hops, which it sorts.
+func (v *route) setHops(hops []nextHop) {
+	slices.SortFunc(hops, func(a, b nextHop) int { return cmp.Or(cmp.Compare(a.link, b.link), a.gateway.Compare(b.gateway)) })
+	hops = slices.Compact(hops)
+	hops = hops[:min(len(hops), maxHops)]
+	v.link, v.gateway, v.onLink = hops[0].link, hops[0].gateway, hops[0].onLink
+	v.also = [maxHops - 1]nextHop{}
+	copy(v.also[:], hops[1:])
+}
+
+// hops are all next hops of the route.
+func (v *route) hops() []nextHop {
+	out := []nextHop{{v.link, v.gateway, v.onLink}}
+	for _, h := range v.also {
+		if h != (nextHop{}) {
+			out = append(out, h)
+		}
+	}
+	return out
 }
 
 func address(ip net.IP) netip.Addr {
@@ -95,6 +152,25 @@ func (v route) netlink(k routeKey) *netlink.Route {
 	r := &netlink.Route{
 		Dst: ipNet(k.prefix), Tos: k.tos, Priority: k.metric, Table: unix.RT_TABLE_MAIN, Protocol: Protocol,
 		Type: v.kind, Scope: v.scope, LinkIndex: v.link, MTU: v.mtu,
+	}
+	if hops := v.hops(); len(hops) > 1 {
+		r.LinkIndex = 0
+		for _, h := range hops {
+			info := &netlink.NexthopInfo{LinkIndex: h.link}
+			if h.gateway.Is4() == k.prefix.Addr().Is4() {
+				info.Gw = h.gateway.AsSlice()
+			} else {
+				info.Via = &netlink.Via{AddrFamily: unix.AF_INET6, Addr: h.gateway.AsSlice()}
+			}
+			if h.onLink {
+				info.Flags = unix.RTNH_F_ONLINK
+			}
+			r.MultiPath = append(r.MultiPath, info)
+		}
+		if v.source.IsValid() {
+			r.Src = v.source.AsSlice()
+		}
+		return r
 	}
 	switch {
 	case !v.gateway.IsValid():
@@ -252,6 +328,15 @@ func (t *routeTable) get(k routeKey) (route, bool) {
 	return v, ok
 }
 
+// each goes through our routes.
+func (t *routeTable) each(f func(routeKey, route)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, v := range t.ours {
+		f(k, v)
+	}
+}
+
 // touches says what another's route at a key means for ours: it has replaced it,
 // or it was in its way and may be no longer.
 func (t *routeTable) touches(k routeKey) (replaced, freed bool) {
@@ -272,6 +357,24 @@ func (t *routeTable) expects(u netlink.RouteUpdate) bool {
 	return ok && have == v
 }
 
+// resolve finds the next hops of a route, of several those that there are.
+func (n *Network) resolve(r desired.KernelRoute) ([]nextHop, error) {
+	var hops []nextHop
+	var errs []error
+	for _, to := range append([]netip.Addr{r.Via}, r.Also...) {
+		hop, err := n.hops.find(to, !r.Learned)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		hops = append(hops, hop)
+	}
+	if len(hops) == 0 {
+		return nil, errors.Join(errs...)
+	}
+	return hops, nil
+}
+
 // wantRoutes translates the state's routes. Those whose next hop is not known are
 // reported and listed as unresolved; those whose link does not exist are left
 // out, since the kernel has none either.
@@ -281,6 +384,9 @@ func (n *Network) wantRoutes(want *desired.State, links map[string]netlink.Link)
 	var errs []error
 	for p, r := range want.Host.Routes {
 		k := keyOf(p.Masked())
+		if r.Learned {
+			k = learnedKey(p.Masked())
+		}
 		v := route{kind: unix.RTN_UNICAST, scope: netlink.SCOPE_UNIVERSE, mtu: r.MTU}
 		switch r.Kind {
 		case desired.KernelLink:
@@ -293,13 +399,16 @@ func (n *Network) wantRoutes(want *desired.State, links map[string]netlink.Link)
 				v.scope = netlink.SCOPE_LINK
 			}
 		case desired.KernelVia:
-			hop, err := n.hops.find(r.Via)
+			hops, err := n.resolve(r)
 			if err != nil {
-				errs = append(errs, fmt.Errorf("%s via %s: %w", k, r.Via, err))
+				if !r.Learned { // a peer may tell of next hops that lead nowhere
+					errs = append(errs, fmt.Errorf("%s via %s: %w", k, r.Via, err))
+				}
 				unresolved = append(unresolved, k)
 				continue
 			}
-			v.link, v.gateway, v.onLink, v.source = hop.link, hop.gateway, hop.onLink, r.Source
+			v.setHops(hops)
+			v.source = r.Source
 		case desired.KernelBlackhole:
 			v.kind = unix.RTN_BLACKHOLE
 		default:

@@ -2,11 +2,15 @@ package host
 
 import (
 	"context"
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
+	"calico-xdp/pkg/control/desired"
 	"calico-xdp/pkg/control/reconcile"
+	"calico-xdp/tools/testbed"
 )
 
 func TestDrift(t *testing.T) {
@@ -205,4 +209,105 @@ func TestNoNextHop(t *testing.T) {
 		t.Error(err)
 	}
 	expectRoutes(t, host.Namespace, append(without(ours, "192.168.0.128"), defaults[1])...)
+}
+
+// TestLearnedRoutes has several next hops for one prefix, next hops that lead nowhere,
+// routes that the host has of its own, and a start that does not know them yet.
+func TestLearnedRoutes(t *testing.T) {
+	host, _, want := fixture(t)
+	learned := func(hops ...string) desired.KernelRoute {
+		r := desired.KernelRoute{Kind: desired.KernelVia, Learned: true}
+		for _, h := range hops {
+			r.Also = append(r.Also, netip.MustParseAddr(h))
+		}
+		r.Via, r.Also = r.Also[0], r.Also[1:]
+		return r
+	}
+	host.MustRun(t, "ip", "route", "add", "10.77.0.0/16", "via", "10.10.1.1", "proto", "static")
+	routesWanted := want.Host.Routes
+	set := func(more routeMap) {
+		want.Host.Routes = maps.Clone(routesWanted)
+		maps.Copy(want.Host.Routes, more)
+	}
+	set(routeMap{
+		prefix("10.77.0.0/16"): learned("10.10.1.78"), // the host's own wins
+		prefix("10.78.0.0/16"): learned("10.10.1.77", "10.10.1.78"),
+		prefix("10.79.0.0/16"): learned("10.10.1.77", "172.31.0.1", "10.10.1.1"), // the second is behind the third
+		prefix("fd78::/64"):    learned("fd10:10:1::77", "fd10:10:1::78"),
+		prefix("fd79::/64"):    learned("fd99::1"), // behind the default route
+		prefix("0.0.0.0/0"):    learned("10.10.1.78"),
+	})
+	n := open(t, host.Namespace, Options{})
+	settle(t, n, want)
+	kept := []string{
+		"10.77.0.0/16 via 10.10.1.1 dev eth0 proto static",
+		"10.77.0.0/16 via 10.10.1.78 dev eth0 proto 88 metric 32",
+		"default via 10.10.1.78 dev eth0 proto 88 metric 32",
+		"fd79::/64 via fd10:10:1::1 dev eth0 proto 88 metric 1056 pref medium",
+	}
+	got := routes(t, host.Namespace)
+	for _, line := range kept {
+		if !strings.Contains(got, line) {
+			t.Errorf("no %q in\n%s", line, got)
+		}
+	}
+	for p, hops := range map[string]string{
+		"10.78.0.0/16": "via 10.10.1.77 via 10.10.1.78", "10.79.0.0/16": "via 10.10.1.1 via 10.10.1.77",
+		"fd78::/64": "via fd10:10:1::77 via fd10:10:1::78",
+	} {
+		if got := gateways(t, host.Namespace, p); got != hops {
+			t.Errorf("%s %s, want %s", p, got, hops)
+		}
+	}
+	if d := drifted(n, want, t); d != (reconcile.Drift{}) {
+		t.Errorf("drift without a change: %+v", d)
+	}
+
+	// One of two next hops goes, and comes back.
+	for _, hops := range [][]string{{"10.10.1.78"}, {"10.10.1.77", "10.10.1.78"}} {
+		set(routeMap{prefix("10.78.0.0/16"): learned(hops...), prefix("0.0.0.0/0"): learned("10.10.1.78")})
+		settle(t, n, want)
+		if got := gateways(t, host.Namespace, "10.78.0.0/16"); got != "via "+strings.Join(hops, " via ") {
+			t.Errorf("after a change: %s", got)
+		}
+	}
+	// The next process keeps what it has not heard of yet, until it has.
+	n = open(t, host.Namespace, Options{})
+	set(nil)
+	want.Host.KeepLearned = true
+	settle(t, n, want)
+	if got := gateways(t, host.Namespace, "10.78.0.0/16"); got != "via 10.10.1.77 via 10.10.1.78" {
+		t.Errorf("while learning: %s", got)
+	}
+	want.Host.KeepLearned = false
+	settle(t, n, want)
+	expectRoutes(t, host.Namespace, slices.Concat(defaults, ours, kept[:1])...)
+}
+
+// gateways are the next hops of a route of ours, as ip prints them, in order.
+func gateways(t *testing.T, ns *testbed.Namespace, prefix string) string {
+	t.Helper()
+	family := "-4"
+	if strings.Contains(prefix, ":") {
+		family = "-6"
+	}
+	words := strings.Fields(ns.MustRun(t, "ip", family, "route", "show", prefix, "proto", "88"))
+	var hops []string
+	for i, w := range words {
+		if w == "via" {
+			hops = append(hops, "via "+words[i+1])
+		}
+	}
+	slices.Sort(hops)
+	return strings.Join(hops, " ")
+}
+
+// drifted reads the kernel's routes again and says what was different.
+func drifted(n *Network, want *desired.State, t *testing.T) reconcile.Drift {
+	t.Helper()
+	before := n.routes.Drift()
+	n.Resync()
+	settle(t, n, want)
+	d := n.routes.Drift()
+	return reconcile.Drift{Added: d.Added - before.Added, Removed: d.Removed - before.Removed, Changed: d.Changed - before.Changed}
 }
