@@ -135,6 +135,11 @@ func (c *classifier) used(t *policy.Tables) map[policy.RulesetID]bool {
 	for _, r := range t.Endpoints {
 		used[r.Egress], used[r.Ingress] = true, true
 	}
+	for _, h := range t.HostEndpoints {
+		for _, id := range stages(h, new(kernel.HostEndpoint)) {
+			used[id] = true
+		}
+	}
 	delete(used, 0)
 	return used
 }

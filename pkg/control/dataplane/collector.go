@@ -32,7 +32,8 @@ func (d *Dataplane) Collect(out chan<- prometheus.Metric) {
 	for name, t := range map[string]interface {
 		Drift() reconcile.Drift
 		Entries() int
-	}{"workloads": d.workloads, "routes": d.routes, "peers": d.peers, "settings": d.settings} {
+	}{"workloads": d.workloads, "routes": d.routes, "peers": d.peers, "settings": d.settings,
+		"host_endpoints": d.hosts, "failsafe": d.failsafe} {
 		drift := t.Drift()
 		out <- prometheus.MustNewConstMetric(driftDesc, prometheus.CounterValue, float64(drift.Added+drift.Removed+drift.Changed), name)
 		out <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, float64(t.Entries()), name)

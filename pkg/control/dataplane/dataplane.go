@@ -44,9 +44,13 @@ type Dataplane struct {
 	routes     *reconcile.Tracked[kernel.Prefix, kernel.Route]
 	peers      *reconcile.Tracked[kernel.Address, kernel.Peer]
 	settings   *reconcile.Tracked[uint32, kernel.Settings]
-	writes     int // to workloads, routes, peers and settings, ever
-	attached   map[loader.Attachment]bool
-	uplinks    map[int]desired.Link // of the last round
+	hosts      *reconcile.Tracked[uint32, kernel.HostEndpoint]
+	failsafe   *reconcile.Tracked[kernel.FailsafeKey, uint32]
+	writes     int                          // to the tracked tables, ever
+	attached   map[loader.Attachment]bool   // tried, and done
+	listed     bool                         // attached has what former processes have left, too
+	refused    map[loader.Attachment]string // why XDP is not where it should be, as logged
+	uplinks    map[int]desired.Link         // of the last round
 	loaded     bool
 
 	stop  context.CancelFunc
@@ -57,7 +61,7 @@ type Dataplane struct {
 // New opens the tables, those of a former process if there are any, and loads the
 // programs. What a former process has attached goes on as it is until Ensure.
 func New(o Options, log *slog.Logger) (*Dataplane, error) {
-	d := &Dataplane{options: o, log: log, attached: make(map[loader.Attachment]bool)}
+	d := &Dataplane{options: o, log: log, attached: make(map[loader.Attachment]bool), refused: make(map[loader.Attachment]string)}
 	d.links = loader.Links{Dir: filepath.Join(o.PinDir, layout, "links"), Clsact: o.Clsact}
 	k, err := kernel.Open(filepath.Join(o.PinDir, layout, "maps"))
 	if err != nil {
@@ -83,6 +87,8 @@ func (d *Dataplane) open(k *kernel.Maps, programs *loader.Programs) {
 	d.routes = track(d, "routes", d.kernel.Routes)
 	d.peers = track(d, "peers", d.kernel.Peers)
 	d.settings = track(d, "settings", d.kernel.Settings)
+	d.hosts = track(d, "host endpoints", d.kernel.HostEndpoints)
+	d.failsafe = track(d, "failsafe", d.kernel.Failsafe)
 }
 
 // Close lets go of the kernel's objects; traffic goes on without us.
@@ -124,7 +130,10 @@ func (d *Dataplane) Resync() {
 	d.routes.Resync()
 	d.peers.Resync()
 	d.settings.Resync()
+	d.hosts.Resync()
+	d.failsafe.Resync()
 	clear(d.attached)
+	d.listed = false
 }
 
 // load reads the kernel back.
@@ -136,7 +145,11 @@ func (d *Dataplane) load() error {
 	if err != nil {
 		return err
 	}
-	if err := d.classifier.load(used); err != nil {
+	ofHosts, err := hostRulesets(d.kernel.HostEndpoints)
+	if err != nil {
+		return err
+	}
+	if err := d.classifier.load(append(used, ofHosts...)); err != nil {
 		return err
 	}
 	d.loaded = true
@@ -159,6 +172,9 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 			errs = append(errs, fmt.Errorf("%s: %w", what, err))
 		}
 	}
+	// First, and with nothing before it that can fail: whatever becomes of policy, these
+	// ports are open.
+	note("failsafe", d.failsafe.Ensure(failsafeOf(w)))
 	note("settings", d.settings.Ensure(settingsOf(w)))
 	note("peers", d.peers.Ensure(peersOf(w)))
 	note("routes", d.routes.Ensure(routesOf(w)))
@@ -168,16 +184,19 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 
 	if d.classifier.before == nil {
 		d.classifier.hints = d.endpoints.hints(w)
+		note("host endpoints", addHostHints(d.classifier.hints, w, d.kernel.HostEndpoints))
 	}
 	rulesets, err := d.classifier.ensure(w.Policy, now)
 	note("policy", err)
 	d.endpoints.ensure(w, rulesets, failing)
-	if err == nil {
+	hosts := d.hosts.Ensure(hostEndpointsOf(w, rulesets, failing))
+	note("host endpoints", hosts)
+	if err == nil && hosts == nil {
 		d.classifier.left(now)
 	}
 	slots := d.endpoints.addresses(w)
 	note("workloads", d.workloads.Ensure(slots))
-	if writes != d.writes || d.uplinksChanged(w) {
+	if writes != d.writes || d.uplinksChanged(w) || hostTouched(w, rulesets) {
 		note("endpoints", d.endpoints.bump(0))
 	}
 	note("endpoints", d.endpoints.moved(slots, false))
@@ -212,6 +231,8 @@ func (d *Dataplane) Prune(_ context.Context, want *desired.State) error {
 		d.endpoints.prune(w),
 		d.routes.Prune(routesOf(w)),
 		d.peers.Prune(peersOf(w)),
+		d.pruneHostEndpoints(w),
+		d.failsafe.Prune(failsafeOf(w)),
 	)
 	if writes != d.writes {
 		errs = append(errs, d.endpoints.bump(0))

@@ -28,6 +28,8 @@ type entries struct {
 	slot     uint32
 	endpoint kernel.Endpoint
 	port     int
+	failsafe kernel.FailsafeKey
+	hosts    kernel.HostEndpoint // of interface 200
 }
 
 func oneOfEach(t *testing.T, d *Dataplane) entries {
@@ -41,6 +43,10 @@ func oneOfEach(t *testing.T, d *Dataplane) entries {
 	if one.endpoint, _, err = k.Endpoints.Get(one.slot); err != nil {
 		t.Fatal(err)
 	}
+	if one.hosts, _, err = k.HostEndpoints.Get(200); err != nil {
+		t.Fatal(err)
+	}
+	one.failsafe = firstKey(t, k.Failsafe)
 	ports, err := k.Ports.Load()
 	if err != nil {
 		t.Fatal(err)
@@ -77,6 +83,19 @@ var drifts = []drift{
 	{"peer changed", func(k *kernel.Maps, _ entries) error { return k.Peers.Put(ipipPeer, kernel.Peer{}) }},
 	{"settings removed", func(k *kernel.Maps, _ entries) error { return k.Settings.Delete(0) }},
 	{"settings changed", func(k *kernel.Maps, _ entries) error { return k.Settings.Put(0, kernel.Settings{VxlanVni: 7}) }},
+	{"host endpoint added", func(k *kernel.Maps, one entries) error { return k.HostEndpoints.Put(777, one.hosts) }},
+	{"host endpoint removed", func(k *kernel.Maps, _ entries) error { return k.HostEndpoints.Delete(200) }},
+	{"host endpoint changed", func(k *kernel.Maps, one entries) error {
+		one.hosts.Ingress, one.hosts.PreDnat = 0, one.hosts.Egress
+		return k.HostEndpoints.Put(200, one.hosts)
+	}},
+	{"tunnels' host endpoint removed", func(k *kernel.Maps, _ entries) error { return k.HostEndpoints.Delete(0) }},
+	{"failsafe added", func(k *kernel.Maps, one entries) error {
+		one.failsafe.Port++
+		return k.Failsafe.Put(one.failsafe, 1)
+	}},
+	{"failsafe removed", func(k *kernel.Maps, one entries) error { return k.Failsafe.Delete(one.failsafe) }},
+	{"failsafe changed", func(k *kernel.Maps, one entries) error { return k.Failsafe.Put(one.failsafe, 7) }},
 	{"host class added", func(k *kernel.Maps, _ entries) error { return k.HostClasses.Put(stranger, 1) }},
 	{"host class removed", func(k *kernel.Maps, one entries) error { return k.HostClasses.Delete(one.host) }},
 	{"host class changed", func(k *kernel.Maps, one entries) error { return k.HostClasses.Put(one.host, 9) }},

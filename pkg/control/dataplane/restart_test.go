@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+
 	"calico-xdp/pkg/api"
 	"calico-xdp/pkg/control/desired"
 	"calico-xdp/pkg/loader"
@@ -55,6 +57,8 @@ func snapshotWith(t testing.TB, d *Dataplane, generations uint32) map[string]str
 	lines(t, out, "host class", k.HostClasses)
 	lines(t, out, "net class", k.NetClasses)
 	lines(t, out, "settings", k.Settings)
+	lines(t, out, "host endpoint", k.HostEndpoints)
+	lines(t, out, "failsafe", k.Failsafe)
 	ports, err := k.Ports.Load()
 	if err != nil {
 		t.Fatal(err)
@@ -67,6 +71,13 @@ func snapshotWith(t testing.TB, d *Dataplane, generations uint32) map[string]str
 	used := make(map[int]bool)
 	for _, e := range endpoints {
 		used[int(e.Egress)], used[int(e.Ingress)] = true, true
+	}
+	hosts, err := hostRulesets(k.HostEndpoints)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, base := range hosts {
+		used[int(base)] = true
 	}
 	for _, r := range d.classifier.live {
 		words, err := k.Words.Read(r.base, r.size)
@@ -120,7 +131,16 @@ func compiled(store *api.Store) *desired.State {
 		},
 		Peers:     map[netip.Addr]desired.Peer{netip.MustParseAddr(ipip4): {VXLANMAC: desired.MAC{0x66, 0, 0, 0, 0, 5}}},
 		VXLANPort: 4789, VXLANVNI: 4096,
+		HostEndpoints: make(map[int]api.Key),
+		Failsafe: map[desired.FailsafePort]bool{
+			{Protocol: 6, Port: 22}: true,
+			{Protocol: 17, Port: 53, Egress: true, Net: netip.MustParsePrefix("10.0.0.0/8")}: true,
+		},
 		Policy: policy.NewCompiler(policytest.Node).Compile(store, nil),
+	}
+	for i, k := range slices.SortedFunc(maps.Keys(w.Policy.HostEndpoints), compareKeys) {
+		w.HostEndpoints[200+i] = k
+		w.HostEndpoints[desired.TunnelIndex] = k
 	}
 	// Interfaces have numbers of their own, the same after a restart.
 	for i, k := range slices.SortedFunc(maps.Keys(w.Endpoints), compareKeys) {
@@ -142,11 +162,40 @@ func apply(t testing.TB, d *Dataplane, s *desired.State) {
 	}
 }
 
+// addHosts adds host endpoints with policies at all stages.
+func addHosts(store *api.Store) {
+	put := func(r api.Resource) { store.Apply(api.Change{Key: api.KeyOf(r), Resource: r}) }
+	for _, name := range []string{"eth8", "*"} {
+		h := v3.NewHostEndpoint()
+		h.Name = "h-" + strings.Replace(name, "*", "all", 1)
+		h.Spec = v3.HostEndpointSpec{Node: policytest.Node, InterfaceName: name}
+		put(h)
+	}
+	for i, stage := range []string{"untracked", "pre-dnat", "forward", "normal"} {
+		p := v3.NewGlobalNetworkPolicy()
+		p.Name = "h-" + stage
+		order := float64(i)
+		some := v3.EntityRule{Nets: []string{fmt.Sprintf("198.51.%d.0/24", i)}}
+		p.Spec = v3.GlobalNetworkPolicySpec{
+			Tier: "default", Order: &order, Selector: "all()",
+			DoNotTrack: i == 0, PreDNAT: i == 1, ApplyOnForward: i < 3,
+			Types:   []v3.PolicyType{v3.PolicyTypeIngress},
+			Ingress: []v3.Rule{{Action: v3.Deny, Source: some}, {Action: v3.Allow, Destination: some}},
+		}
+		if i != 1 {
+			p.Spec.Types = append(p.Spec.Types, v3.PolicyTypeEgress)
+			p.Spec.Egress = p.Spec.Ingress
+		}
+		put(p)
+	}
+}
+
 // rich is a store whose tables all have entries.
 func rich(t testing.TB) *api.Store {
 	t.Helper()
 	for seed := range 1000 {
 		store := policytest.Stores().Example(seed)
+		addHosts(store)
 		w := compiled(store).Dataplane
 		hosts, nets := 0, 0
 		for p := range w.Policy.Peers {
@@ -286,6 +335,7 @@ func TestPinsOutliveTheProcess(t *testing.T) {
 	for i := range 4 {
 		testbed.Veth(t, ns, fmt.Sprint("cali", i), ns, fmt.Sprint("peer", i))
 	}
+	testbed.Veth(t, ns, "side0", ns, "side1")
 	store := rich(t)
 	state := func() *desired.State {
 		s := compiled(store)
@@ -298,6 +348,8 @@ func TestPinsOutliveTheProcess(t *testing.T) {
 		}
 		up := ns.Link(t, "cali3").Attrs().Index
 		s.Dataplane.Uplinks = map[int]desired.Link{up: {Name: "cali3", Index: up, Up: true}}
+		all, eth8 := hostKey("h-all"), hostKey("h-eth8")
+		s.Dataplane.HostEndpoints = map[int]api.Key{desired.TunnelIndex: all, up: all, ns.Link(t, "side0").Attrs().Index: eth8}
 		return s
 	}
 	var before map[string]string
@@ -316,7 +368,7 @@ func TestPinsOutliveTheProcess(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := 2*len(s.Dataplane.Endpoints) + 3; len(list) != want {
+		if want := 2*len(s.Dataplane.Endpoints) + 2*3; len(list) != want {
 			t.Errorf("%d links, want %d", len(list), want)
 		}
 		if round > 0 {

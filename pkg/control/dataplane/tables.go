@@ -37,6 +37,8 @@ func settingsOf(w *desired.Dataplane) map[uint32]kernel.Settings {
 		VxlanPort: kernel.BigEndian16(w.VXLANPort),
 		VxlanVni:  w.VXLANVNI,
 		ToHost:    uint8(toHosts[w.ToHost]),
+
+		HostPolicy: hostPolicy(w),
 	}}
 }
 
@@ -75,6 +77,16 @@ func (d *Dataplane) attachments(w *desired.Dataplane) map[loader.Attachment]bool
 			out[loader.Attachment{Program: loader.XDPNetwork, Ifindex: i}] = true
 		}
 	}
+	for i, key := range w.HostEndpoints {
+		if i == desired.TunnelIndex {
+			continue
+		}
+		out[loader.Attachment{Program: loader.FromNetwork, Ifindex: i}] = true
+		out[loader.Attachment{Program: loader.ToNetwork, Ifindex: i}] = true
+		if w.Policy.HostEndpoints[key].Untracked.Ingress != 0 {
+			out[loader.Attachment{Program: loader.XDPNetwork, Ifindex: i}] = true
+		}
+	}
 	return out
 }
 
@@ -82,7 +94,12 @@ func (d *Dataplane) attachments(w *desired.Dataplane) map[loader.Attachment]bool
 // that a link is still there is not known without asking. failing gets the endpoints
 // whose interface could not be closed.
 func (d *Dataplane) attach(w *desired.Dataplane, failing desired.EndpointErrors) error {
-	endpoints := make(map[int]api.Key, len(w.Endpoints))
+	endpoints := make(map[int]api.Key, len(w.Endpoints)+len(w.HostEndpoints))
+	for i, key := range w.HostEndpoints {
+		if _, uplink := w.Uplinks[i]; !uplink {
+			endpoints[i] = key
+		}
+	}
 	for key, e := range w.Endpoints {
 		endpoints[e.Ifindex] = key
 	}
@@ -92,6 +109,11 @@ func (d *Dataplane) attach(w *desired.Dataplane, failing desired.EndpointErrors)
 			continue
 		}
 		err := d.programs.Attach(a)
+		if a.Program == loader.XDPNetwork {
+			d.noteXDP(a, w, err)
+			d.attached[a] = true // or tried
+			continue
+		}
 		if key, ok := endpoints[a.Ifindex]; ok && err != nil {
 			failing[key] = err
 		} else if err != nil {
@@ -102,21 +124,45 @@ func (d *Dataplane) attach(w *desired.Dataplane, failing desired.EndpointErrors)
 	return errors.Join(errs...)
 }
 
+// noteXDP takes note of whether xdp_network could be put on an interface. That it could
+// not, because another program is there or the driver refuses, is no error: from_network
+// judges the same packets in the same way, only later. It is tried again after Resync.
+func (d *Dataplane) noteXDP(a loader.Attachment, w *desired.Dataplane, err error) {
+	if err == nil {
+		delete(d.refused, a)
+		return
+	}
+	if why := err.Error(); d.refused[a] != why {
+		d.refused[a] = why
+		args := []any{"error", err}
+		if l, ok := w.Uplinks[a.Ifindex]; ok {
+			args = append(args, "uplink", l.Name)
+		}
+		if key, ok := w.HostEndpoints[a.Ifindex]; ok {
+			args = append(args, "endpoint", key)
+		}
+		d.log.Warn("no XDP program; what it would have dropped is dropped in tc", args...)
+	}
+}
+
 // detach takes programs off the hooks that are not wanted, and forgets the links of
 // interfaces that are gone.
 func (d *Dataplane) detach(w *desired.Dataplane) error {
-	list, err := d.links.List()
-	if err != nil {
-		return err
-	}
-	for a, attached := range d.attached {
-		if attached {
-			list[a] = true // clsact filters are not pinned
+	if !d.listed { // what a former process has left
+		list, err := d.links.List()
+		if err != nil {
+			return err
 		}
+		for a := range list {
+			if !d.attached[a] {
+				d.attached[a] = false
+			}
+		}
+		d.listed = true
 	}
 	want := d.attachments(w)
 	var errs []error
-	for a := range list {
+	for a := range d.attached {
 		if want[a] {
 			continue
 		}
@@ -125,6 +171,7 @@ func (d *Dataplane) detach(w *desired.Dataplane) error {
 			continue
 		}
 		delete(d.attached, a)
+		delete(d.refused, a)
 	}
 	return errors.Join(errs...)
 }
