@@ -165,8 +165,7 @@ func (c *Controller) apply(ctx context.Context, want *desired.State, inSync bool
 	}
 	for i, sink := range c.o.Sinks {
 		err := sink.Ensure(ctx, want)
-		var endpoints desired.EndpointErrors
-		failed[i] = note(sink, err) && !errors.As(err, &endpoints)
+		failed[i] = note(sink, err) && !desired.Partial(err)
 		if failed[i] && sink.Vital {
 			return i > 0, errors.Join(errs...)
 		}

@@ -69,6 +69,42 @@ func (g *Growth) add(name string, entries int) error {
 	})
 }
 
+// Capacity is how many entries a table may have at most, as it is now.
+func (m *Maps) Capacity(table string) int { return m.all[table].capacity() }
+
+// Refused is how many entries there was no room for, ever; of flows, as long as the
+// kernel has the tables.
+func (m *Maps) Refused(table string) (uint64, error) {
+	if table != bpfMapFlows {
+		return m.all[table].refused.Load(), nil
+	}
+	var perCPU []uint64
+	if err := m.all[bpfMapFlowsRefused].use(func(em *ebpf.Map) error { return em.Lookup(uint32(0), &perCPU) }); err != nil {
+		return 0, err
+	}
+	var sum uint64
+	for _, n := range perCPU {
+		sum += n
+	}
+	return sum, nil
+}
+
+// EntryBytes is about what an entry of a table takes in the kernel's memory.
+func (m *Maps) EntryBytes(table string) int {
+	s := m.spec.Maps[table]
+	key, value := int(s.KeySize+7)/8*8, int(s.ValueSize+7)/8*8
+	switch s.Type {
+	case ebpf.Array:
+		return value
+	case ebpf.PerCPUArray:
+		return value * ebpf.MustPossibleCPU()
+	case ebpf.LPMTrie:
+		return 2 * (48 + key + value) // there may be as many inner nodes
+	default:
+		return 64 + key + value // with its share of the buckets
+	}
+}
+
 // alike makes a table that is not pinned.
 func (m *Maps) alike(name string, entries int) (*ebpf.Map, error) {
 	s := m.spec.Maps[name].Copy()

@@ -21,7 +21,7 @@ type held struct {
 	name    string
 	grow    func(table string, entries int) error // nil: it stays as large as it is
 	copy    func(to, from *ebpf.Map) error        // nil: likewise
-	refused atomic.Uint64                         // entries that there was no room for
+	refused atomic.Uint64                         // times that there was no room
 
 	mu sync.RWMutex
 	m  *ebpf.Map
@@ -46,7 +46,6 @@ func (h *held) write(entries int, fn func(*ebpf.Map) error) error {
 			return err
 		}
 		if err = h.reserve(max(entries, h.capacity()+1)); err != nil {
-			h.refused.Add(1)
 			return err
 		}
 	}
@@ -65,6 +64,7 @@ func (h *held) reserve(entries int) error {
 		err = ErrFull
 	}
 	if err != nil {
+		h.refused.Add(1)
 		return fmt.Errorf("map %s: %w", h.name, err)
 	}
 	return nil

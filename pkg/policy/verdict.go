@@ -34,17 +34,6 @@ func (t *Tables) Verdict(id RulesetID, p Packet) (Action, RuleID) {
 // number of Log and Pass, then the Allow or Deny that decides.
 func (t *Tables) Matches(id RulesetID, p Packet) iter.Seq[Rule] {
 	return func(yield func(Rule) bool) {
-		for i := range t.matches(id, p) {
-			if !yield(t.Rulesets[id].Rules[i]) {
-				return
-			}
-		}
-	}
-}
-
-// matches returns the indices of these rules.
-func (t *Tables) matches(id RulesetID, p Packet) iter.Seq[int] {
-	return func(yield func(int) bool) {
 		s := t.Rulesets[id]
 		if s == nil {
 			return
@@ -72,13 +61,14 @@ func (t *Tables) matches(id RulesetID, p Packet) iter.Seq[int] {
 					if i < from {
 						continue
 					}
-					if !yield(i) {
+					rule := s.Rules[i]
+					if !yield(rule) {
 						return
 					}
-					switch s.Rules[i].Action {
+					switch rule.Action {
 					case Log:
 					case Pass:
-						from = int(s.Rules[i].Next)
+						from = int(rule.Next)
 					default:
 						return
 					}

@@ -107,6 +107,9 @@ func (c *classifier) classBefore(p netip.Prefix) (class policy.PeerClass, known 
 	return class, true
 }
 
+// classes is how many addresses and other prefixes have a class in the kernel.
+func (c *classifier) classes() (hosts, nets int) { return c.singles, len(c.addresses) - c.singles }
+
 func (c *classifier) putAddress(p netip.Prefix, k uint32) error {
 	var err error
 	if p.IsSingleIP() {
@@ -119,6 +122,8 @@ func (c *classifier) putAddress(p netip.Prefix, k uint32) error {
 	}
 	if have, ok := c.addresses[p]; ok {
 		c.carriers[have]--
+	} else if p.IsSingleIP() {
+		c.singles++
 	}
 	c.addresses[p] = k
 	c.carriers[k]++
@@ -137,5 +142,8 @@ func (c *classifier) deleteAddress(p netip.Prefix) error {
 	}
 	c.carriers[c.addresses[p]]--
 	delete(c.addresses, p)
+	if p.IsSingleIP() {
+		c.singles--
+	}
 	return nil
 }

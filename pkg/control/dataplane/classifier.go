@@ -35,6 +35,7 @@ type classifier struct {
 
 	peers, sources, destinations *numbers
 	addresses                    map[netip.Prefix]uint32 // the kernel's classes
+	singles                      int                     // of these, those of one address
 	carriers                     map[uint32]int          // how many addresses carry a class
 	ports                        []kernel.PortClass      // by kernel.PortIndex
 
@@ -57,9 +58,11 @@ type classifier struct {
 }
 
 func newClassifier(k *kernel.Maps, log *slog.Logger) *classifier {
+	words := newExtents(k.Words.Len())
+	words.more = func(n int) (int, error) { err := k.Words.Reserve(n); return k.Words.Len(), err }
 	return &classifier{
 		kernel: k, log: log,
-		extents:      newExtents(k.Words.Len()),
+		extents:      words,
 		live:         make(map[policy.RulesetID]*ruleset),
 		peers:        newNumbers(),
 		sources:      newNumbers(),

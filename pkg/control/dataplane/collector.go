@@ -12,7 +12,6 @@ var (
 	flowsDesc   = prometheus.NewDesc("calico_xdp_flows", "Flows whose both ends have spoken, as of the last sweep.", nil, nil)
 	maxDesc     = prometheus.NewDesc("calico_xdp_flows_limit", "How many flows the table holds at most.", nil, nil)
 	driftDesc   = prometheus.NewDesc("calico_xdp_drift_total", "Table entries that someone else had added, removed or changed.", []string{"table"}, nil)
-	entriesDesc = prometheus.NewDesc("calico_xdp_table_entries", "Entries of a table.", []string{"table"}, nil)
 	sweptDesc   = prometheus.NewDesc("calico_xdp_flows_expired_total", "Flows removed because they were silent for too long.", nil, nil)
 )
 
@@ -29,14 +28,11 @@ func (d *Dataplane) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(packetsDesc, prometheus.CounterValue, float64(c.Packets), c.Hook, c.Reason)
 		out <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(c.Bytes), c.Hook, c.Reason)
 	}
-	for name, t := range map[string]interface {
-		Drift() reconcile.Drift
-		Entries() int
-	}{"workloads": d.workloads, "routes": d.routes, "peers": d.peers, "settings": d.settings,
+	d.collectTables(out)
+	for name, t := range map[string]interface{ Drift() reconcile.Drift }{"workloads": d.workloads, "routes": d.routes, "peers": d.peers, "settings": d.settings,
 		"host_endpoints": d.hosts, "failsafe": d.failsafe} {
 		drift := t.Drift()
 		out <- prometheus.MustNewConstMetric(driftDesc, prometheus.CounterValue, float64(drift.Added+drift.Removed+drift.Changed), name)
-		out <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, float64(t.Entries()), name)
 	}
 	out <- prometheus.MustNewConstMetric(driftDesc, prometheus.CounterValue, float64(d.classifier.drift.Load()), "ruleset_words")
 	kept, removed := d.sweep.result()

@@ -27,6 +27,11 @@ type Options struct {
 	PinDir string // a directory on a bpffs; what is pinned there outlives the process
 	Clsact bool   // attach through clsact even where the kernel has tcx
 	XDP    bool   // attach xdp_network to the uplinks
+
+	// TableSizes are the entries that tables are made for, by their C name, and
+	// TableLimits those that they grow to at most; by default what the C declares, and a
+	// share of the machine's memory.
+	TableSizes, TableLimits map[string]int
 }
 
 // Dataplane is the sink. Ensure, Prune and Resync are the control loop's; the rest
@@ -52,6 +57,7 @@ type Dataplane struct {
 	refused    map[loader.Attachment]string // why XDP is not where it should be, as logged
 	uplinks    map[int]desired.Link         // of the last round
 	loaded     bool
+	growth     *growth
 
 	stop  context.CancelFunc
 	done  sync.WaitGroup
@@ -63,7 +69,7 @@ type Dataplane struct {
 func New(o Options, log *slog.Logger) (*Dataplane, error) {
 	d := &Dataplane{options: o, log: log, attached: make(map[loader.Attachment]bool), refused: make(map[loader.Attachment]string)}
 	d.links = loader.Links{Dir: filepath.Join(o.PinDir, layout, "links"), Clsact: o.Clsact}
-	k, err := kernel.Open(filepath.Join(o.PinDir, layout, "maps"))
+	k, err := kernel.OpenWith(filepath.Join(o.PinDir, layout, "maps"), kernel.Options{Sizes: o.TableSizes, Grow: d.makeRoom})
 	if err != nil {
 		return nil, err
 	}
@@ -74,13 +80,13 @@ func New(o Options, log *slog.Logger) (*Dataplane, error) {
 	d.open(k, programs)
 	ctx, stop := context.WithCancel(context.Background())
 	d.stop = stop
-	d.done.Go(func() { d.sweep.run(ctx, d.programs, log) })
+	d.done.Go(func() { d.sweepFlows(ctx) })
 	return d, nil
 }
 
 // open starts to keep these tables.
 func (d *Dataplane) open(k *kernel.Maps, programs *loader.Programs) {
-	d.kernel, d.programs = k, programs
+	d.kernel, d.programs, d.growth = k, programs, newGrowth(d.options)
 	d.classifier = newClassifier(d.kernel, d.log)
 	d.endpoints = newEndpoints(d.kernel.Endpoints)
 	d.workloads = track(d, "workloads", d.kernel.Workloads)
@@ -108,8 +114,11 @@ type counted[K, V comparable] struct {
 }
 
 func (c counted[K, V]) Put(k K, v V) error {
-	*c.writes++
-	return c.Table.Put(k, v)
+	err := c.Table.Put(k, v)
+	if !errors.Is(err, kernel.ErrFull) {
+		*c.writes++
+	}
+	return err
 }
 
 func (c counted[K, V]) Delete(k K) error {
@@ -157,20 +166,23 @@ func (d *Dataplane) load() error {
 }
 
 // Ensure adds and changes. One endpoint or address that fails does not stop the
-// others; what fails stays closed. Where single endpoints are all that failed the
-// error is a desired.EndpointErrors.
+// others; what fails stays closed. Where single endpoints, or entries that full tables
+// have no room for, are all that failed the error is a desired.EndpointErrors and a
+// desired.TableErrors.
 func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 	w := &want.Dataplane
 	if err := d.load(); err != nil {
 		return err
 	}
+	d.resize(w.Tables)
 	now, writes := time.Now(), d.writes
-	failing := make(desired.EndpointErrors)
+	failing, full := make(desired.EndpointErrors), make(desired.TableErrors)
 	var errs []error
-	note := func(what string, err error) {
-		if err != nil {
+	note := func(what string, err error) bool {
+		if err = withoutFull(what, err, full); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", what, err))
 		}
+		return err == nil
 	}
 	// First, and with nothing before it that can fail: whatever becomes of policy, these
 	// ports are open.
@@ -187,26 +199,93 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 		note("host endpoints", addHostHints(d.classifier.hints, w, d.kernel.HostEndpoints))
 	}
 	rulesets, err := d.classifier.ensure(w.Policy, now)
-	note("policy", err)
+	placed := note("policy", err)
 	d.endpoints.ensure(w, rulesets, failing)
-	hosts := d.hosts.Ensure(hostEndpointsOf(w, rulesets, failing))
-	note("host endpoints", hosts)
-	if err == nil && hosts == nil {
+	if note("host endpoints", d.hosts.Ensure(hostEndpointsOf(w, rulesets, failing))) && placed {
 		d.classifier.left(now)
 	}
 	slots := d.endpoints.addresses(w)
 	note("workloads", d.workloads.Ensure(slots))
+	if full["workloads"] != nil {
+		note("workloads", d.homeless(w, failing))
+	}
 	if writes != d.writes || d.uplinksChanged(w) || hostTouched(w, rulesets) {
 		note("endpoints", d.endpoints.bump(0))
 	}
 	note("endpoints", d.endpoints.moved(slots, false))
+	d.growAhead()
+	return partly(errs, failing, full)
+}
+
+// partly is what Ensure returns: where there are errors of the whole, it is not said of
+// what else.
+func partly(errs []error, failing desired.EndpointErrors, full desired.TableErrors) error {
+	var parts []error
 	if len(failing) > 0 {
-		if len(errs) == 0 {
-			return failing
-		}
-		errs = append(errs, errors.New(failing.Error()))
+		parts = append(parts, failing)
+	}
+	if len(full) > 0 {
+		parts = append(parts, full)
+	}
+	switch {
+	case len(errs) == 0 && len(parts) == 1:
+		return parts[0]
+	case len(errs) == 0:
+		return errors.Join(parts...)
+	}
+	for _, p := range parts {
+		errs = append(errs, errors.New(p.Error()))
 	}
 	return errors.Join(errs...)
+}
+
+// withoutFull returns the errors of err but those that say that a table is full: these it
+// puts into full, as one.
+func withoutFull(what string, err error, full desired.TableErrors) error {
+	var first error
+	var rest []error
+	n := 0
+	var walk func(error)
+	walk = func(err error) {
+		joined, ok := err.(interface{ Unwrap() []error })
+		switch {
+		case ok:
+			for _, e := range joined.Unwrap() {
+				walk(e)
+			}
+		case errors.Is(err, kernel.ErrFull):
+			if n++; first == nil {
+				first = err
+			}
+		default:
+			rest = append(rest, err)
+		}
+	}
+	if err != nil {
+		walk(err)
+	}
+	if n == 1 {
+		full[what] = first
+	} else if n > 1 {
+		full[what] = fmt.Errorf("%d entries, the first is %w", n, first)
+	}
+	return errors.Join(rest...)
+}
+
+// homeless puts the endpoints into failing of which not all addresses are in the table.
+func (d *Dataplane) homeless(w *desired.Dataplane, failing desired.EndpointErrors) error {
+	for key, e := range w.Endpoints {
+		for _, a := range e.Addresses {
+			_, there, err := d.kernel.Workloads.Get(kernel.NewAddress(a))
+			if err != nil {
+				return err
+			}
+			if !there && failing[key] == nil {
+				failing[key] = fmt.Errorf("address %s: %w", a, kernel.ErrFull)
+			}
+		}
+	}
+	return nil
 }
 
 // uplinksChanged says whether another uplink may be the way to a node now.
@@ -237,7 +316,9 @@ func (d *Dataplane) Prune(_ context.Context, want *desired.State) error {
 	if writes != d.writes {
 		errs = append(errs, d.endpoints.bump(0))
 	}
-	return errors.Join(append(errs, d.detach(w))...)
+	errs = append(errs, d.detach(w))
+	d.count()
+	return errors.Join(errs...)
 }
 
 // Detach removes every trace that a dataplane with this pin directory has left:

@@ -3,7 +3,6 @@ package dataplane
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -46,9 +45,9 @@ func (e *endpoints) load() (used []uint32, err error) {
 
 // slot finds the slot of an endpoint: its own, that which a former process gave
 // its interface, or a free one.
-func (e *endpoints) slot(want desired.Endpoint) (uint32, error) {
+func (e *endpoints) slot(want desired.Endpoint) uint32 {
 	if s, ok := e.slots[want.Key]; ok {
-		return s, nil
+		return s
 	}
 	owned := make(map[uint32]bool, len(e.slots))
 	for _, s := range e.slots {
@@ -56,15 +55,25 @@ func (e *endpoints) slot(want desired.Endpoint) (uint32, error) {
 	}
 	for s, r := range e.records {
 		if s != 0 && !owned[s] && r.Ifindex == uint32(want.Ifindex) {
-			return s, nil
+			return s
 		}
 	}
-	for s := uint32(1); int(s) < e.table.Capacity(); s++ {
-		if !owned[s] && e.records[s].Ifindex == 0 {
-			return s, nil
+	s := uint32(1) // it may be one for which the table has to grow
+	for owned[s] || e.records[s].Ifindex != 0 {
+		s++
+	}
+	return s
+}
+
+// taken is how many slots the table has to have.
+func (e *endpoints) taken() int {
+	top := uint32(0)
+	for s, r := range e.records {
+		if r.Ifindex != 0 {
+			top = max(top, s)
 		}
 	}
-	return 0, fmt.Errorf("all %d slots are taken", e.table.Capacity()-1)
+	return int(top) + 1
 }
 
 // hints says who has and wants which ruleset, before the first round.
@@ -93,11 +102,7 @@ func (e *endpoints) ensure(w *desired.Dataplane, in placed, failing desired.Endp
 		if len(want.Addresses) == 0 {
 			continue // closed: nothing it sends has a known source
 		}
-		s, err := e.slot(want)
-		if err != nil {
-			failing[want.Key] = err
-			continue
-		}
+		s := e.slot(want)
 		// A ruleset that is not in the kernel is 0, which drops.
 		rules := w.Policy.Endpoints[want.Key]
 		if err := errors.Join(in.failed[rules.Egress], in.failed[rules.Ingress]); err != nil {

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -10,8 +11,12 @@ import (
 // extents hands out runs of words in the memory that holds all rulesets. Index 0
 // is never handed out: it stands for no ruleset.
 type extents struct {
+	size    int      // words, index 0 included
 	free    []extent // sorted, never adjacent
 	retired []retired
+	// more makes room for that many words, and returns how many there are then. Without it
+	// there are no more.
+	more func(words int) (int, error)
 }
 
 // extent is a run of words.
@@ -26,10 +31,19 @@ type retired struct {
 // endpoint has left it. Programs run for microseconds, and are not preempted.
 const grace = 100 * time.Millisecond
 
-func newExtents(words int) *extents { return &extents{free: []extent{{1, words - 1}}} }
+func newExtents(words int) *extents { return &extents{size: words, free: []extent{{1, words - 1}}} }
 
-// take returns a free extent; it is an error when none is large enough. Before it
-// gives up it waits for the grace period of what has been retired.
+// taken is how many words are in use.
+func (x *extents) taken() int {
+	n := x.size
+	for _, f := range x.free {
+		n -= f.size
+	}
+	return n
+}
+
+// take returns a free extent; it is an error when none is large enough. Before that it
+// waits for the grace period of what has been retired, then has more words made.
 func (x *extents) take(size int) (extent, error) {
 	e, err := x.find(size)
 	for err != nil && len(x.retired) > 0 {
@@ -37,8 +51,29 @@ func (x *extents) take(size int) (extent, error) {
 		x.reap(time.Now())
 		e, err = x.find(size)
 	}
-	return e, err
+	if err != nil && x.more != nil {
+		if err = x.grow(size); err == nil {
+			e, err = x.find(size)
+		}
+	}
+	if err != nil {
+		return e, fmt.Errorf("no room for a ruleset of %d words: %w", size, err)
+	}
+	return e, nil
 }
+
+// grow makes room for so many words in a row at the end.
+func (x *extents) grow(size int) error {
+	words, err := x.more(x.size + size)
+	if err != nil {
+		return err
+	}
+	x.release(extent{x.size, words - x.size})
+	x.size = words
+	return nil
+}
+
+var errNoRoom = errors.New("all words are taken")
 
 func (x *extents) find(size int) (extent, error) {
 	for i, f := range x.free {
@@ -52,7 +87,7 @@ func (x *extents) find(size int) (extent, error) {
 		}
 		return extent{f.base, size}, nil
 	}
-	return extent{}, fmt.Errorf("no room for a ruleset of %d words", size)
+	return extent{}, errNoRoom
 }
 
 // claim takes a given extent out of the free ones; false if it is not free.

@@ -29,6 +29,7 @@ func (c *classifier) load(used []uint32) error {
 	}
 	c.applied = 0
 	c.addresses, c.carriers = make(map[netip.Prefix]uint32, len(hosts)+len(nets)), make(map[uint32]int)
+	c.singles = len(hosts)
 	for a, k := range hosts {
 		c.addresses[netip.PrefixFrom(a.Addr(), a.Addr().BitLen())] = k
 	}

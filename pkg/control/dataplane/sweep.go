@@ -2,10 +2,12 @@ package dataplane
 
 import (
 	"context"
-	"log/slog"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"calico-xdp/pkg/control/desired"
 	"calico-xdp/pkg/loader"
 )
 
@@ -16,37 +18,73 @@ const (
 	udpTimeout       = 60 * time.Second
 	icmpTimeout      = 5 * time.Second
 	otherTimeout     = 10 * time.Minute
-
-	sweepInterval = 10 * time.Second
 )
 
-// sweeper removes flows that have been silent for too long.
+// Flows are swept every sweepInterval; when their table is more than half full every
+// second, unless a sweep takes more than a hundredth of that. In between it is looked
+// whether programs have found the table full.
+const (
+	sweepInterval = 10 * time.Second
+	watchInterval = time.Second
+	lookInterval  = 100 * time.Millisecond
+
+	growFlowsAt = 0.7
+)
+
+// The tables of flows.
+const (
+	flows    = "flows"
+	newFlows = "new_flows"
+)
+
+// sweeper removes flows that have been silent for too long, and makes their table larger.
+// But for what mu guards it is sweepFlows'.
 type sweeper struct {
+	refused uint64 // by the table, at the last look
+	carried bool   // all flows are in one table
+
+	wanted atomic.Int64 // entries that the configuration asks for
+	fixed  atomic.Bool  // the table must not grow beyond
+
 	mu      sync.Mutex
 	last    loader.SweepResult
 	removed uint64 // ever
 }
 
-func (s *sweeper) run(ctx context.Context, programs *loader.Programs, log *slog.Logger) {
-	hz, err := programs.ClockRate()
+// configure says how large the table of flows should be.
+func (s *sweeper) configure(t desired.TableSizes) {
+	n := t.Flows
+	if t.FlowsPerCPU > 0 {
+		n = t.FlowsPerCPU * runtime.NumCPU()
+	}
+	s.wanted.Store(int64(n))
+	s.fixed.Store(t.FlowsFixed)
+}
+
+// sweepFlows sweeps until ctx ends.
+func (d *Dataplane) sweepFlows(ctx context.Context) {
+	hz, err := d.programs.ClockRate()
 	if err != nil {
-		log.Error("flows will not be swept", "error", err)
+		d.log.Error("flows will not be swept", "error", err)
 		return
 	}
 	timeouts := loader.Timeouts{
 		TCP: tcpTimeout, TCPClosed: tcpClosedTimeout, UDP: udpTimeout, ICMP: icmpTimeout, Other: otherTimeout, HZ: hz,
 	}
-	ticker := time.NewTicker(sweepInterval)
+	d.sweep.refused, _ = d.kernel.Refused(flows)
+	ticker := time.NewTicker(lookInterval)
 	defer ticker.Stop()
+	var sweepAt, growAt time.Time
 	for {
-		r, err := programs.Sweep(timeouts)
-		if err != nil {
-			log.Error("flows are not swept", "error", err)
-		} else {
-			s.mu.Lock()
-			s.last = r
-			s.removed += uint64(r.Removed)
-			s.mu.Unlock()
+		now := time.Now()
+		if !now.Before(sweepAt) {
+			sweepAt = d.sweepOnce(timeouts)
+		}
+		if !now.Before(growAt) {
+			if err := d.growFlows(); err != nil {
+				d.log.Error("table could not be made larger", "table", flows, "error", err)
+				growAt = now.Add(growRetry)
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -54,6 +92,73 @@ func (s *sweeper) run(ctx context.Context, programs *loader.Programs, log *slog.
 		case <-ticker.C:
 		}
 	}
+}
+
+// sweepOnce sweeps, and returns when to do so again.
+func (d *Dataplane) sweepOnce(t loader.Timeouts) time.Time {
+	start := time.Now()
+	r, err := d.programs.Sweep(t)
+	took := time.Since(start)
+	if err != nil {
+		d.log.Error("flows are not swept", "error", err)
+		return start.Add(sweepInterval)
+	}
+	d.sweep.mu.Lock()
+	d.sweep.last = r
+	d.sweep.removed += uint64(r.Removed)
+	d.sweep.mu.Unlock()
+	d.noteFill(flows, int(r.Kept))
+	d.noteFill(newFlows, int(r.Waiting))
+	if int(r.Kept) > d.kernel.Flows.Capacity()/2 {
+		return start.Add(min(max(watchInterval, 100*took), sweepInterval))
+	}
+	return start.Add(sweepInterval)
+}
+
+// growFlows makes the table of flows larger if it is nearly full, or was full, or is to be
+// larger, and goes on with what is not finished.
+func (d *Dataplane) growFlows() error {
+	start := time.Now()
+	if d.sweep.carried {
+		capacity := d.kernel.Flows.Capacity()
+		entries, err := d.flowsWanted(capacity)
+		if err != nil || entries <= capacity {
+			return err
+		}
+		if err := d.kernel.GrowFlows(entries); err != nil {
+			return err
+		}
+	}
+	steps := 0
+	for d.sweep.carried = false; !d.sweep.carried; steps++ {
+		more, err := d.kernel.StepFlows()
+		if err != nil {
+			return err
+		}
+		d.growth.step(flows)
+		d.sweep.carried = !more
+	}
+	if steps == 1 {
+		return nil // there was nothing to do: this was the first look
+	}
+	d.log.Info("table was made larger", "table", flows, "entries", d.kernel.Flows.Capacity(), "took", time.Since(start))
+	return nil
+}
+
+// flowsWanted is how many entries the table of flows should have now.
+func (d *Dataplane) flowsWanted(capacity int) (int, error) {
+	refused, err := d.kernel.Refused(flows)
+	if err != nil {
+		return 0, err
+	}
+	kept, _ := d.sweep.result()
+	tight := refused > d.sweep.refused || float64(kept) > growFlowsAt*float64(capacity)
+	d.sweep.refused = refused
+	wanted := int(d.sweep.wanted.Load())
+	if tight && (!d.sweep.fixed.Load() || capacity < wanted) {
+		wanted = max(wanted, 2*capacity)
+	}
+	return min(wanted, d.limit(flows)), nil
 }
 
 // result is the last sweep's, with the number of flows removed ever.

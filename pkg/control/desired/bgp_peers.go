@@ -295,10 +295,7 @@ func (r *bgpReader) password(p *v3.BGPPassword) (string, error) {
 		return "", nil
 	}
 	k := SecretKey{Secret: p.SecretKeyRef.Name, Key: p.SecretKeyRef.Key}
-	value, there := r.in.Secrets[k]
-	if !there {
-		value = r.in.Secrets[SecretKey{Secret: k.Variable()}]
-	}
+	value := r.in.Secrets[k]
 	switch {
 	case value == "":
 		return "", fmt.Errorf("no value for key %q of secret %q", k.Key, k.Secret)

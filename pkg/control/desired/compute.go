@@ -39,7 +39,7 @@ func Compute(in Input) *State {
 
 	s.Servers = set.servers
 	d := &s.Dataplane
-	d.ToHost, d.VXLANPort, d.VXLANVNI = set.toHost, set.vxlanPort, set.vxlanVNI
+	d.ToHost, d.VXLANPort, d.VXLANVNI, d.Tables = set.toHost, set.vxlanPort, set.vxlanVNI, set.tables
 	d.Node = NodeAddresses{
 		IPv4: c.self.ipv4.Addr(), IPv6: c.self.ipv6.Addr(),
 		VXLANMAC: c.self.mac4, VXLANMACv6: c.self.mac6,

@@ -26,6 +26,7 @@ type settings struct {
 	interfacePrefixes []string
 	vxlanPort         uint16
 	vxlanVNI          uint32
+	tables            TableSizes
 	ipipMTU           int // 0: from the uplinks
 	vxlanMTU          int
 	vxlanMTUv6        int
@@ -100,6 +101,21 @@ func (s *settings) parameters() []parameter {
 		{"failsafeOutboundHostPorts", failsafe(&s.failsafeOut)},
 		{"vxlanPort", integer(&s.vxlanPort, 1, math.MaxUint16)},
 		{"vxlanVNI", integer(&s.vxlanVNI, 1, 1<<24-1)},
+		{"bpfMapSizeConntrack", entries(&s.tables.Flows)},
+		{"bpfMapSizePerCpuConntrack", entries(&s.tables.FlowsPerCPU)},
+		{"bpfMapSizeConntrackScaling", func(v string) error {
+			switch strings.ToLower(v) {
+			case "doubleiffull":
+				s.tables.FlowsFixed = false
+			case "disabled":
+				s.tables.FlowsFixed = true
+			default:
+				return errors.New("want DoubleIfFull or Disabled")
+			}
+			return nil
+		}},
+		{"bpfMapSizeRoute", entries(&s.tables.Routes)},
+		{"bpfMapSizeIPSets", entries(&s.tables.Classes)},
 		// Below 1280 there is no IPv6; 576 is what every IPv4 host must take.
 		{"ipipMTU", mtu(&s.ipipMTU, 576)},
 		{"vxlanMTU", mtu(&s.vxlanMTU, 576)},
@@ -228,6 +244,9 @@ func integer[T int | uint16 | uint32](dst *T, least, most int64) func(string) er
 		return nil
 	}
 }
+
+// entries takes the size of a table; 0 is "not set".
+func entries(dst *int) func(string) error { return integer(dst, 0, 1<<30) }
 
 // mtu takes 0 as "not set", as Calico does.
 func mtu(dst *int, least int64) func(string) error {

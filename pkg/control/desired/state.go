@@ -110,7 +110,18 @@ type Dataplane struct {
 	Failsafe      map[FailsafePort]bool
 	VXLANPort     uint16 // UDP
 	VXLANVNI      uint32
+	Tables        TableSizes
 	Policy        *policy.Tables
+}
+
+// TableSizes are the entries that tables have from the start; 0: as many as they are made
+// with. They grow beyond that as they need to.
+type TableSizes struct {
+	Flows       int
+	FlowsPerCPU int  // instead of Flows, for each CPU, unless it is 0
+	FlowsFixed  bool // no more than that
+	Routes      int
+	Classes     int // of addresses, in sets that rules name
 }
 
 // NodeAddresses are the addresses of this node that the other nodes know.
