@@ -517,20 +517,22 @@ static __always_inline enum reason flow_decide(struct __sk_buff *skb, const stru
 					       enum hook hook, __u32 via)
 {
 	struct judging *j;
+	int decided = -1;
 	__u32 zero = 0;
-	int decided;
 
-	if (*flow) {
+	if (*flow)
 		decided = flow_decide_known(skb, p, *flow, hook);
-		if (decided >= 0)
-			return decided;
+	if (decided < 0) {
+		j = bpf_map_lookup_elem(&scratch, &zero);
+		if (!j)
+			return DROP_MALFORMED;
+		j->via = via;
+		*flow = &j->flow;
+		decided = flow_slow(skb, p, j, hook);
 	}
-	j = bpf_map_lookup_elem(&scratch, &zero);
-	if (!j)
-		return DROP_MALFORMED;
-	j->via = via;
-	*flow = &j->flow;
-	return flow_slow(skb, p, j, hook);
+	if (!decided && p->part == PART_FIRST)
+		fragment_allow(p, hook);
+	return decided;
 }
 
 #endif

@@ -73,6 +73,14 @@ struct {
 	__uint(max_entries, 65536);
 } new_flows SEC(".maps");
 
+/* Packets of which fragments are on their way. Programs only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+	__uint(max_entries, 8192);
+} fragments SEC(".maps");
+
 /* Where addresses live that are not local workloads'. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);

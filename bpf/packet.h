@@ -17,6 +17,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "maps.h"
 #include "types.h"
 
 #define IP_OFFSET_MASK 0x1fff
@@ -60,16 +61,27 @@ enum parsed {
 	PARSED_NEIGHBOR,	/* ICMPv6 router and neighbour discovery */
 	PARSED_MULTICAST,	/* multicast or broadcast: complete, unless the key's protocol is 0 */
 	PARSED_OTHER,		/* not IP */
-	PARSED_FRAGMENT,	/* a later fragment: no ports */
-	PARSED_EXTENSION,	/* IPv6 extension headers */
+	PARSED_FRAGMENT,	/* a fragment that follows none that we know: no ports */
+	PARSED_EXTENSION,	/* IPv6 extension headers that we do not see through */
 	PARSED_MALFORMED,
+};
+
+/* What of a fragmented packet. */
+enum part {
+	PART_WHOLE, /* it is not, or the only fragment (RFC 6946) */
+	PART_FIRST,
+	PART_LATER,
+	PART_LAST,
 };
 
 struct packet {
 	struct flow_key key;
 	__u32 length;		/* of the IP packet and its Ethernet header, bytes */
-	__u16 ip_length;	/* of the IP header */
+	__u32 id;		/* fragment: of the packet */
 	__u16 icmp;		/* type << 8 | code */
+	__u16 offset;		/* fragment: where in the packet's payload it begins, bytes */
+	__u16 payload;		/* fragment: bytes of that payload */
+	__u8 part;		/* enum part */
 	__u8 sender;		/* which end of the key sent it: 0 a, 1 b */
 	__u8 ipv6;
 	__u8 tcp_flags;
@@ -78,8 +90,8 @@ struct packet {
 	__u8 tos;
 	__u8 quoted_wrong;	/* ICMP error whose sender is not the quoted destination */
 	__u8 link_wide;		/* multicast or broadcast */
-	struct address node;	/* who encapsulated it, on from_network */
 	__u8 tunnel;		/* enum forward: FORWARD_IPIP, FORWARD_VXLAN; 0: it was not encapsulated */
+	struct address node;	/* who encapsulated it, on from_network */
 };
 
 /* Halves of an address, comparable. Not in any meaningful order. */
@@ -238,6 +250,21 @@ static __always_inline int packet_quoted(struct packet *p, void *inner, void *en
 	return 0;
 }
 
+/* Notes that the packet is a fragment, of length bytes from offset on. -1 if no sender
+ * makes such.
+ */
+static __always_inline int fragment_set(struct packet *p, __u32 id, __u32 offset, __u32 more, __u32 length)
+{
+	p->id = id;
+	p->offset = offset;
+	p->payload = length;
+	if (offset)
+		p->part = more ? PART_LATER : PART_LAST;
+	else
+		p->part = more ? PART_FIRST : PART_WHOLE;
+	return length > 65535 || offset + length > 65535 || (more && length & 7) || !length ? -1 : 0;
+}
+
 /* Reads the headers of a packet of so many bytes, its Ethernet header at data. */
 static __always_inline enum parsed packet_headers(void *data, void *end, __u32 length, __be16 ethertype,
 						  struct packet *p)
@@ -253,6 +280,7 @@ static __always_inline enum parsed packet_headers(void *data, void *end, __u32 l
 	p->icmp_error = 0;
 	p->quoted_wrong = 0;
 	p->link_wide = 0;
+	p->part = PART_WHOLE;
 
 	if (ethertype == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = data + ETH_HLEN;
@@ -263,8 +291,6 @@ static __always_inline enum parsed packet_headers(void *data, void *end, __u32 l
 			return PARSED_MALFORMED;
 		if ((ip->daddr & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || ip->daddr == 0xffffffff)
 			p->link_wide = 1;
-		if (ip->frag_off & bpf_htons(IP_OFFSET_MASK))
-			return PARSED_FRAGMENT;
 		src_hi = dst_hi = 0;
 		src_lo = address_lo4(ip->saddr);
 		dst_lo = address_lo4(ip->daddr);
@@ -272,8 +298,18 @@ static __always_inline enum parsed packet_headers(void *data, void *end, __u32 l
 		p->ipv6 = 0;
 		p->ttl = ip->ttl;
 		p->tos = ip->tos;
-		p->ip_length = ip->ihl * 4;
-		l4 = (void *)ip + p->ip_length;
+		if (ip->frag_off & bpf_htons(IP_OFFSET_MASK | IP_MORE_FRAGMENTS)) {
+			__u32 field = bpf_ntohs(ip->frag_off);
+
+			if (fragment_set(p, ip->id, (field & IP_OFFSET_MASK) * 8, field & IP_MORE_FRAGMENTS,
+					 bpf_ntohs(ip->tot_len) - ip->ihl * 4))
+				return PARSED_MALFORMED;
+			if (p->part > PART_FIRST) {
+				p->sender = flow_key_set(&p->key, src_hi, src_lo, dst_hi, dst_lo, 0, 0, protocol);
+				return PARSED_FRAGMENT;
+			}
+		}
+		l4 = (void *)ip + ip->ihl * 4;
 	} else if (ethertype == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip6 = data + ETH_HLEN;
 
@@ -289,7 +325,6 @@ static __always_inline enum parsed packet_headers(void *data, void *end, __u32 l
 		p->ipv6 = 1;
 		p->ttl = ip6->hop_limit;
 		p->tos = ip6->priority << 4 | ip6->flow_lbl[0] >> 4;
-		p->ip_length = sizeof(*ip6);
 		l4 = ip6 + 1;
 		if (protocol == IPPROTO_ICMPV6) {
 			__u8 *type = l4;
@@ -343,13 +378,162 @@ static __always_inline enum parsed packet_headers(void *data, void *end, __u32 l
 	return p->link_wide ? PARSED_MULTICAST : PARSED_IP;
 }
 
-/* Reads the packet's headers. Packet pointers taken before are void afterwards. */
-__noinline int packet_parse(struct __sk_buff *skb, struct packet *p)
+static __always_inline void fragment_key_set(struct fragment_key *key, const struct packet *p, enum hook hook)
+{
+	address_copy(&key->source, p->sender ? &p->key.b : &p->key.a);
+	address_copy(&key->destination, p->sender ? &p->key.a : &p->key.b);
+	key->id = p->id;
+	*(__u32 *)&key->protocol = p->key.protocol | hook << 8;
+}
+
+/* Gives a later fragment the ports of the first. Fragments come in order, each where the one
+ * before it ended: what overlaps or comes too early is no packet that somebody reads.
+ */
+static __always_inline enum parsed fragment_follow(struct packet *p, enum hook hook)
+{
+	struct fragment_key key;
+	struct fragment *first;
+
+	fragment_key_set(&key, p, hook);
+	first = bpf_map_lookup_elem(&fragments, &key);
+	if (!first || first->next != p->offset)
+		return PARSED_FRAGMENT;
+	first->next = p->offset + p->payload;
+	p->icmp = first->icmp;
+	p->sender = flow_key_set(&p->key, ADDRESS_HI(&key.source), ADDRESS_LO(&key.source),
+				 ADDRESS_HI(&key.destination), ADDRESS_LO(&key.destination), first->source_port,
+				 first->destination_port, key.protocol);
+	if (p->part == PART_LAST)
+		bpf_map_delete_elem(&fragments, &key);
+	return p->link_wide ? PARSED_MULTICAST : PARSED_IP;
+}
+
+/* Has those that follow an allowed first fragment pass. */
+__noinline int fragment_allow(const struct packet *p, enum hook hook)
+{
+	struct fragment_key key;
+	struct fragment first = {};
+
+	if (!p || p->part != PART_FIRST || p->icmp_error)
+		return 0;
+	fragment_key_set(&key, p, hook);
+	first.source_port = p->sender ? p->key.b_port : p->key.a_port;
+	first.destination_port = p->sender ? p->key.a_port : p->key.b_port;
+	first.icmp = p->icmp;
+	first.next = p->payload;
+	bpf_map_update_elem(&fragments, &key, &first, BPF_ANY);
+	return 0;
+}
+
+#define EXTENSIONS 6 /* IPv6 extension headers that we see through, one after the other */
+
+struct extension_header {
+	__u8 next;
+	__u8 length; /* in 8 bytes, without the first 8 */
+	__be16 word; /* fragment: offset and more; routing: type, segments left */
+	__be32 id;   /* fragment */
+};
+
+static __always_inline int is_extension(__u8 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_DSTOPTS || protocol == IPPROTO_ROUTING ||
+	       protocol == IPPROTO_FRAGMENT;
+}
+
+/* Reads an IPv6 packet behind its extension headers (RFC 8200). Source routes are not
+ * followed, and neighbour discovery and errors do not hide there (RFC 6980).
+ */
+static __always_inline enum parsed packet_extensions(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 offset = ETH_HLEN + sizeof(struct ipv6hdr), bytes = 0;
+	struct extension_header header;
+	__be16 src_port = 0, dst_port = 0;
+	__be16 words[8] = {};
+	struct ipv6hdr ip6;
+	__u8 protocol;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip6, sizeof(ip6)))
+		return PARSED_MALFORMED;
+	protocol = ip6.nexthdr;
+	for (int i = 0; i < EXTENSIONS; i++) {
+		if (!is_extension(protocol) || p->part > PART_FIRST)
+			break;
+		if (protocol == IPPROTO_HOPOPTS && i)
+			return PARSED_MALFORMED;
+		if (bpf_skb_load_bytes(skb, offset, &header, sizeof(header)))
+			return PARSED_MALFORMED;
+		if (protocol == IPPROTO_ROUTING && header.word & bpf_htons(0xff))
+			return PARSED_EXTENSION;
+		if (protocol == IPPROTO_FRAGMENT) {
+			__u32 end = ETH_HLEN + sizeof(ip6) + bpf_ntohs(ip6.payload_len), field = bpf_ntohs(header.word);
+
+			offset += sizeof(header);
+			if (end < offset || fragment_set(p, header.id, field & 0xfff8, field & 1, end - offset))
+				return PARSED_MALFORMED;
+		} else {
+			offset += 8 + header.length * 8;
+		}
+		protocol = header.next;
+	}
+	if (p->part <= PART_FIRST) {
+		if (is_extension(protocol) || protocol == IPPROTO_AH)
+			return PARSED_EXTENSION;
+		if (protocol == IPPROTO_TCP)
+			bytes = 14;
+		else if (protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE || protocol == IPPROTO_SCTP ||
+			 protocol == IPPROTO_ICMPV6)
+			bytes = 8;
+		/* The length as a constant, each time: the verifier wants it. */
+		if (bytes == 14 && bpf_skb_load_bytes(skb, offset, words, 14))
+			return PARSED_MALFORMED;
+		if (bytes == 8 && bpf_skb_load_bytes(skb, offset, words, 8))
+			return PARSED_MALFORMED;
+		if (protocol == IPPROTO_ICMPV6) {
+			__u8 type = bpf_ntohs(words[0]) >> 8;
+
+			if (icmp_is_error(protocol, type) ||
+			    (type >= ICMPV6_ROUTER_SOLICITATION && type <= ICMPV6_REDIRECT))
+				return PARSED_EXTENSION;
+			p->icmp = bpf_ntohs(words[0]);
+			if (icmp_is_echo(protocol, type))
+				src_port = dst_port = words[2];
+		} else {
+			src_port = words[0];
+			dst_port = words[1];
+		}
+		p->tcp_flags = bpf_ntohs(words[6]); /* zero but for TCP */
+	}
+	p->sender = flow_key_set(&p->key, ADDRESS_HI(&ip6.saddr), ADDRESS_LO(&ip6.saddr), ADDRESS_HI(&ip6.daddr),
+				 ADDRESS_LO(&ip6.daddr), src_port, dst_port, protocol);
+	return p->part > PART_FIRST ? PARSED_FRAGMENT : PARSED_IP;
+}
+
+/* Reads what packet_headers could not: fragments and IPv6 extension headers. */
+__noinline int packet_unusual(struct __sk_buff *skb, struct packet *p, enum parsed parsed, enum hook hook)
 {
 	if (!p)
 		return PARSED_MALFORMED;
+	if (parsed == PARSED_EXTENSION)
+		parsed = packet_extensions(skb, p);
+	if (parsed == PARSED_FRAGMENT)
+		parsed = fragment_follow(p, hook);
+	return parsed;
+}
+
+/* Reads the packet's headers, as seen at a hook. Packet pointers taken before are void
+ * afterwards.
+ */
+__noinline int packet_parse(struct __sk_buff *skb, struct packet *p, enum hook hook)
+{
+	enum parsed parsed;
+
+	if (!p)
+		return PARSED_MALFORMED;
 	packet_pull(skb, HEADER_BYTES);
-	return packet_headers((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, skb->protocol, p);
+	parsed = packet_headers((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, skb->protocol, p);
+	if (parsed == PARSED_FRAGMENT || parsed == PARSED_EXTENSION)
+		return packet_unusual(skb, p, parsed, hook);
+	return parsed;
 }
 
 #endif

@@ -117,7 +117,7 @@ static __always_inline enum reason decide_from_workload(struct __sk_buff *skb, s
 	enum reason reason;
 	enum parsed parsed;
 
-	parsed = packet_parse(skb, p);
+	parsed = packet_parse(skb, p, HOOK_FROM_WORKLOAD);
 	switch (parsed) {
 	case PARSED_IP:
 		break;
@@ -159,7 +159,7 @@ static __always_inline enum reason decide_to_workload(struct __sk_buff *skb, str
 	enum reason reason;
 	enum parsed parsed;
 
-	parsed = packet_parse(skb, p);
+	parsed = packet_parse(skb, p, HOOK_TO_WORKLOAD);
 	switch (parsed) {
 	case PARSED_IP:
 		break;
@@ -208,7 +208,7 @@ static __always_inline enum reason decide_from_network(struct __sk_buff *skb, st
 	reason = encap_pop(skb, p);
 	if (reason)
 		return reason;
-	parsed = packet_parse(skb, p);
+	parsed = packet_parse(skb, p, HOOK_FROM_NETWORK);
 	if (p->tunnel) {
 		/* Out of a tunnel it can only be for a workload or the host. */
 		if (parsed != PARSED_IP)
@@ -321,7 +321,7 @@ static __always_inline enum reason decide_to_network(struct __sk_buff *skb, stru
 
 	if (skb->mark & MARK_FORWARDED)
 		return PASS_TO_NODE;
-	parsed = packet_parse(skb, p);
+	parsed = packet_parse(skb, p, HOOK_TO_NETWORK);
 	if (parsed == PARSED_MULTICAST ? !p->key.protocol : parsed != PARSED_IP)
 		return host_unparsed(parsed, skb->ifindex);
 	if (p->icmp_error)
@@ -362,7 +362,7 @@ static __always_inline enum reason explain_packet(struct __sk_buff *skb, struct 
 	enum hook hook = skb->mark & 0xff;
 	enum direction direction = hook == HOOK_FROM_NETWORK ? DIRECTION_INGRESS : DIRECTION_EGRESS;
 	__u32 via = skb->mark & 0x100 ? INTERFACE_TUNNEL : skb->ifindex;
-	enum parsed parsed = packet_parse(skb, p);
+	enum parsed parsed = packet_parse(skb, p, hook);
 	enum reason reason;
 
 	j->logs = j->asked = 0;

@@ -41,7 +41,7 @@ enum reason {
 	LAST_PASS = PASS_UNTRACKED,
 	DROP_MALFORMED,		/* headers that do not add up */
 	DROP_UNSUPPORTED,	/* not IP, or extension headers that we cannot see through */
-	DROP_FRAGMENT,		/* a later fragment */
+	DROP_FRAGMENT,		/* a fragment whose first was not allowed, or that is not the next */
 	DROP_SPOOFED,		/* source is not the interface's workload */
 	DROP_MULTICAST,		/* multicast or broadcast from a workload */
 	DROP_EGRESS_POLICY,	/* the source's policy */
@@ -168,6 +168,24 @@ enum flow_state {
 
 /* In place of an interface: out of or into a tunnel. */
 #define INTERFACE_TUNNEL 0xffffffff
+
+/* A fragmented packet at one hook (RFC 791, RFC 8200, 4.5). */
+struct fragment_key {
+	struct address source;
+	struct address destination;
+	__u32 id;		/* as in the packet */
+	__u8 protocol;
+	__u8 hook;		/* enum hook */
+	__u8 pad[2];
+};
+
+/* What its first fragment said, for those that follow it. */
+struct fragment {
+	__be16 source_port;
+	__be16 destination_port;
+	__u16 icmp;		/* type << 8 | code */
+	__u16 next;		/* where in the packet's payload the next one has to begin, bytes */
+};
 
 struct flow {
 	__u64 last_seen;	/* jiffies */

@@ -155,6 +155,10 @@ func (n *fakeNode) Status() nodeapi.Status {
 
 func (n *fakeNode) BGP(context.Context) (nodeapi.BGPStatus, error) { return nodeapi.BGPStatus{}, nil }
 
+func (n *fakeNode) BGPRoutes(context.Context) (nodeapi.BGPRoutes, error) {
+	return nodeapi.BGPRoutes{}, nil
+}
+
 func (n *fakeNode) Wait(ctx context.Context, key api.Key, revision int64) error {
 	n.mu.Lock()
 	refuse, hang := n.refuse, n.hang

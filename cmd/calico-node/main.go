@@ -36,7 +36,12 @@ IP6_AUTODETECTION_METHOD, AS, CALICO_ROUTER_ID, CALICO_NETWORKING_BACKEND (bird,
 vxlan or none), CALICO_IPV4POOL_CIDR, _IPIP, _VXLAN, _NAT_OUTGOING, _BLOCK_SIZE
 and _NODE_SELECTOR, the same for CALICO_IPV6POOL_, NO_DEFAULT_POOLS,
 CALICO_K8S_NODE_REF, ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE,
-ETCD_USERNAME, ETCD_PASSWORD and FELIX_<parameter>.
+ETCD_USERNAME, ETCD_PASSWORD, CALICO_ADVERTISE_CLUSTER_IPS and FELIX_<parameter>.
+
+The passwords of BGP sessions are named in resources by secret and key. They are
+read from <CALICO_SECRETS_DIR>/<secret>/<key> (CALICO_SECRETS_DIR is /etc/calico/secrets
+unless set), or from the environment: key "tor-1" of secret "bgp" is
+CALICO_SECRET_BGP_TOR_1.
 
 A signal to stop leaves traffic running as it is; --detach ends it.`,
 		Example: `  # One host, everything inside the daemon:

@@ -101,9 +101,10 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 
 	keeper := control.NewKeeper(startup, &control.Tunnels{Node: node, Store: client, Allocator: ipam.New(client)}, addresses, log)
 	watcher := client.Watch(ctx)
+	secrets := control.NewSecretFiles(c.environment.SecretsDir, os.Environ(), log)
 	controller := control.New(control.Options{
 		Node: node, Config: c.environment.Config,
-		Datastore: watcher, Policy: policy.NewCompiler(node), Links: network, Learner: speaker,
+		Datastore: watcher, Policy: policy.NewCompiler(node), Links: network, Learner: speaker, Secrets: secrets,
 		Sinks: []control.NamedSink{
 			{Name: "dataplane", Sink: plane, Vital: true}, {Name: "host", Sink: network}, {Name: "bgp", Sink: speaker},
 		},
@@ -124,7 +125,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 			Backend: c.environment.Config.Backend, Datastore: c.etcd.Endpoints,
 		},
 		Addresses: keeper.Addresses,
-		Sessions:  speaker.Status,
+		Speaker:   speaker,
 	}, log)
 	if err != nil {
 		return err
@@ -136,6 +137,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	go client.watchEmbedded(cancel)
 	var kept sync.WaitGroup
 	kept.Go(func() { keeper.Run(ctx) })
+	kept.Go(func() { secrets.Run(ctx) })
 	defer kept.Wait()
 	controller.Run(ctx)
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {

@@ -26,6 +26,8 @@ type Environment struct {
 	AS      *numorstring.ASNumber
 	K8sNode string // CALICO_K8S_NODE_REF
 
+	SecretsDir string // CALICO_SECRETS_DIR
+
 	NoDefaultPools bool // NO_DEFAULT_POOLS
 	// Pools are the default pools; nil where the CIDR is "none". The IPv6 one
 	// has no CIDR if a random one is wanted.
@@ -74,6 +76,8 @@ func ReadEnvironment(environ []string, hostname string) (*Environment, error) {
 	}
 	e.Config.Backend = cmp.Or(vars["CALICO_NETWORKING_BACKEND"], desired.BackendBIRD)
 	e.Config.RouterID = vars["CALICO_ROUTER_ID"]
+	e.Config.AdvertiseClusterIPs = vars["CALICO_ADVERTISE_CLUSTER_IPS"]
+	e.SecretsDir = cmp.Or(vars["CALICO_SECRETS_DIR"], DefaultSecretsDir)
 	e.K8sNode = vars["CALICO_K8S_NODE_REF"]
 
 	choose := func(name string, is6 bool) AddressChoice {

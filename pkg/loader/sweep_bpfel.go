@@ -25,6 +25,7 @@ const (
 	sweepMapFlowTables       = "flow_tables"
 	sweepMapFlows            = "flows"
 	sweepMapFlowsRefused     = "flows_refused"
+	sweepMapFragments        = "fragments"
 	sweepMapHostClasses      = "host_classes"
 	sweepMapHostEndpoints    = "host_endpoints"
 	sweepMapNetClasses       = "net_classes"
@@ -111,6 +112,7 @@ type sweepMapSpecs struct {
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	FlowsRefused  *ebpf.MapSpec `ebpf:"flows_refused"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
@@ -171,6 +173,7 @@ type sweepMaps struct {
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	FlowsRefused  *ebpf.Map `ebpf:"flows_refused"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
 	HostClasses   *ebpf.Map `ebpf:"host_classes"`
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
@@ -198,6 +201,7 @@ func (m *sweepMaps) Close() error {
 		m.FlowTables,
 		m.Flows,
 		m.FlowsRefused,
+		m.Fragments,
 		m.HostClasses,
 		m.HostEndpoints,
 		m.NetClasses,

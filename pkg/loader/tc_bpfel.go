@@ -25,6 +25,7 @@ const (
 	tcMapFlowTables    = "flow_tables"
 	tcMapFlows         = "flows"
 	tcMapFlowsRefused  = "flows_refused"
+	tcMapFragments     = "fragments"
 	tcMapHostClasses   = "host_classes"
 	tcMapHostEndpoints = "host_endpoints"
 	tcMapNetClasses    = "net_classes"
@@ -108,6 +109,7 @@ type tcMapSpecs struct {
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	FlowsRefused  *ebpf.MapSpec `ebpf:"flows_refused"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
@@ -159,6 +161,7 @@ type tcMaps struct {
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	FlowsRefused  *ebpf.Map `ebpf:"flows_refused"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
 	HostClasses   *ebpf.Map `ebpf:"host_classes"`
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
@@ -186,6 +189,7 @@ func (m *tcMaps) Close() error {
 		m.FlowTables,
 		m.Flows,
 		m.FlowsRefused,
+		m.Fragments,
 		m.HostClasses,
 		m.HostEndpoints,
 		m.NetClasses,

@@ -25,6 +25,7 @@ const (
 	xdpMapFlowTables    = "flow_tables"
 	xdpMapFlows         = "flows"
 	xdpMapFlowsRefused  = "flows_refused"
+	xdpMapFragments     = "fragments"
 	xdpMapHostClasses   = "host_classes"
 	xdpMapHostEndpoints = "host_endpoints"
 	xdpMapNetClasses    = "net_classes"
@@ -100,6 +101,7 @@ type xdpMapSpecs struct {
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	FlowsRefused  *ebpf.MapSpec `ebpf:"flows_refused"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
@@ -151,6 +153,7 @@ type xdpMaps struct {
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	FlowsRefused  *ebpf.Map `ebpf:"flows_refused"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
 	HostClasses   *ebpf.Map `ebpf:"host_classes"`
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
@@ -178,6 +181,7 @@ func (m *xdpMaps) Close() error {
 		m.FlowTables,
 		m.Flows,
 		m.FlowsRefused,
+		m.Fragments,
 		m.HostClasses,
 		m.HostEndpoints,
 		m.NetClasses,

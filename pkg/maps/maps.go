@@ -30,6 +30,8 @@ type (
 	RuleName     = bpfRuleName
 	Flow         = bpfFlow
 	FlowKey      = bpfFlowKey
+	Fragment     = bpfFragment
+	FragmentKey  = bpfFragmentKey
 	NextHop      = bpfNextHop
 	Peer         = bpfPeer
 	PortClass    = bpfPortClass
@@ -112,6 +114,7 @@ type Maps struct {
 	Settings    Table[uint32, Settings]
 	Flows       Table[FlowKey, Flow]
 	NewFlows    Table[FlowKey, Flow]
+	Fragments   Table[FragmentKey, Fragment]
 	// HostEndpoints is by ifindex; see struct host_endpoint for 0.
 	HostEndpoints Table[uint32, HostEndpoint]
 	Failsafe      Table[FailsafeKey, uint32]
@@ -187,6 +190,7 @@ func OpenWith(dir string, o Options) (*Maps, error) {
 	m.RuleCounters = newRuleCounters(m.all[bpfMapRuleCounters])
 	m.Settings = fixedTable[uint32, Settings](m, bpfMapSettings)
 	m.NewFlows = fixedTable[FlowKey, Flow](m, bpfMapNewFlows)
+	m.Fragments = fixedTable[FragmentKey, Fragment](m, bpfMapFragments)
 	m.Explanations = fixedTable[uint32, Explanation](m, bpfMapExplanations)
 	m.Flows = fixedTable[FlowKey, Flow](m, bpfMapFlows) // grows in a way of its own
 	m.hooks = enumNames(spec, "hook", "HOOK_", int(hookMax))

@@ -171,6 +171,24 @@ const (
 	bpfForwardFORWARD_VXLAN bpfForward = 4
 )
 
+type bpfFragment struct {
+	_               structs.HostLayout
+	SourcePort      uint16
+	DestinationPort uint16
+	Icmp            uint16
+	Next            uint16
+}
+
+type bpfFragmentKey struct {
+	_           structs.HostLayout
+	Source      bpfAddress
+	Destination bpfAddress
+	Id          uint32
+	Protocol    uint8
+	Hook        uint8
+	Pad         [2]uint8
+}
+
 type bpfHook uint32
 
 const (
@@ -365,6 +383,7 @@ const (
 	bpfMapFlowTables        = "flow_tables"
 	bpfMapFlows             = "flows"
 	bpfMapFlowsRefused      = "flows_refused"
+	bpfMapFragments         = "fragments"
 	bpfMapHostClasses       = "host_classes"
 	bpfMapHostEndpoints     = "host_endpoints"
 	bpfMapNetClasses        = "net_classes"
@@ -451,6 +470,7 @@ type bpfMapSpecs struct {
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	FlowsRefused  *ebpf.MapSpec `ebpf:"flows_refused"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
@@ -515,6 +535,7 @@ type bpfMaps struct {
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	FlowsRefused  *ebpf.Map `ebpf:"flows_refused"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
 	HostClasses   *ebpf.Map `ebpf:"host_classes"`
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
@@ -542,6 +563,7 @@ func (m *bpfMaps) Close() error {
 		m.FlowTables,
 		m.Flows,
 		m.FlowsRefused,
+		m.Fragments,
 		m.HostClasses,
 		m.HostEndpoints,
 		m.NetClasses,

@@ -52,6 +52,12 @@ func (c *Client) BGP(ctx context.Context) (BGPStatus, error) {
 	return s, c.call(ctx, http.MethodGet, "/v1/bgp", nil, &s)
 }
 
+// BGPRoutes returns the routes of the node's BGP sessions.
+func (c *Client) BGPRoutes(ctx context.Context) (BGPRoutes, error) {
+	var r BGPRoutes
+	return r, c.call(ctx, http.MethodGet, "/v1/bgp/routes", nil, &r)
+}
+
 // WaitEnforced returns when the kernel enforces everything up to the datastore
 // revision and, for a workload endpoint of this node, the endpoint itself. The
 // zero key and other kinds wait for the revision alone, which is how a deletion

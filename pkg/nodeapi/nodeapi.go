@@ -88,6 +88,32 @@ type BGPPeerStatus struct {
 	Since   time.Time `json:"since"`  // of State
 	Info    string    `json:"info"`   // "Established", "Active", …
 	Family  string    `json:"family"` // "v4" or "v6"
+	Name    string    `json:"name"`   // the BGPPeer that it follows from, or "mesh"; then the node, if it is one
+	AS      uint32    `json:"as"`
+	// Received and Advertised count prefixes.
+	Received   int `json:"received"`
+	Advertised int `json:"advertised"`
+	// Flaps is how often the session went down in the last two minutes.
+	Flaps int `json:"flaps,omitempty"`
+}
+
+// BGPRoutes is what peers and this node tell each other.
+type BGPRoutes struct {
+	Received   []BGPRoute `json:"received"`
+	Advertised []BGPRoute `json:"advertised"`
+}
+
+// BGPRoute is a route from a peer or to one.
+type BGPRoute struct {
+	Prefix      string   `json:"prefix"`
+	NextHop     string   `json:"nextHop"`
+	Peer        string   `json:"peer"`
+	ASPath      string   `json:"asPath,omitempty"` // "65100 65200"
+	Communities []string `json:"communities,omitempty"`
+	// Best: of those that were received for the prefix, this one is used, alone or
+	// with others that are as good.
+	Best  bool `json:"best,omitempty"`
+	Stale bool `json:"stale,omitempty"` // its peer is away, and back soon
 }
 
 // Kept apart from api.Key so that the wire does not depend on that type.

@@ -18,6 +18,7 @@ import (
 type node struct {
 	status nodeapi.Status
 	bgp    nodeapi.BGPStatus
+	routes nodeapi.BGPRoutes
 	bgpErr error
 	asked  chan api.Key
 }
@@ -25,6 +26,8 @@ type node struct {
 func (n *node) Status() nodeapi.Status { return n.status }
 
 func (n *node) BGP(context.Context) (nodeapi.BGPStatus, error) { return n.bgp, n.bgpErr }
+
+func (n *node) BGPRoutes(context.Context) (nodeapi.BGPRoutes, error) { return n.routes, n.bgpErr }
 
 func (n *node) Wait(ctx context.Context, key api.Key, revision int64) error {
 	n.asked <- key
@@ -73,6 +76,14 @@ func TestStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(n.bgp, bgp); diff != "" {
+		t.Error(diff)
+	}
+	n.routes = nodeapi.BGPRoutes{Received: []nodeapi.BGPRoute{{Prefix: "10.0.0.0/8", NextHop: "10.0.0.2", Peer: "10.0.0.2", Best: true}}}
+	routes, err := c.BGPRoutes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(n.routes, routes); diff != "" {
 		t.Error(diff)
 	}
 	n.bgpErr = errors.New("speaker stopped")

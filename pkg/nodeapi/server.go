@@ -13,6 +13,7 @@ import (
 type Node interface {
 	Status() Status
 	BGP(ctx context.Context) (BGPStatus, error)
+	BGPRoutes(ctx context.Context) (BGPRoutes, error)
 	// Wait blocks as WaitEnforced describes. It returns a *NotEnforcedError
 	// when ctx ends first or waiting is of no use.
 	Wait(ctx context.Context, key api.Key, revision int64) error
@@ -27,6 +28,10 @@ func Handler(n Node) http.Handler {
 	mux.HandleFunc("GET /v1/bgp", func(w http.ResponseWriter, r *http.Request) {
 		s, err := n.BGP(r.Context())
 		answer(w, s, err)
+	})
+	mux.HandleFunc("GET /v1/bgp/routes", func(w http.ResponseWriter, r *http.Request) {
+		routes, err := n.BGPRoutes(r.Context())
+		answer(w, routes, err)
 	})
 	mux.HandleFunc("POST /v1/wait", func(w http.ResponseWriter, r *http.Request) {
 		var req waitRequest

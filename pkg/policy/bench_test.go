@@ -216,3 +216,22 @@ func BenchmarkMemory(b *testing.B) {
 	}
 	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/(1<<20), "MB-kept")
 }
+
+// BenchmarkExplain asks why a packet is denied that no rule of a long policy allows.
+func BenchmarkExplain(b *testing.B) {
+	for _, rules := range []int{10, 10_000, 65_500} {
+		b.Run(fmt.Sprintf("rules=%d", rules), func(b *testing.B) {
+			store := cluster(1_000, 10, 100)
+			compiler := policy.NewCompiler(policytest.Node)
+			compiler.Compile(store, nil)
+			tables := update(compiler, store, longPolicy(rules, -1, 0))
+			id := tables.Endpoints[api.KeyOf(endpointOf(0, 100, "app-0"))].Ingress
+			p := policy.Packet{Source: netip.MustParseAddr("192.0.2.1"), Destination: netip.MustParseAddr("10.0.0.0"), Protocol: 6, SourcePort: 9, DestinationPort: 55_000}
+			for b.Loop() {
+				if e := tables.Explain(id, p); len(e.Nearest) == 0 {
+					b.Fatalf("%+v", e)
+				}
+			}
+		})
+	}
+}

@@ -132,15 +132,15 @@ func (c *Compiler) rulesOf(l *ruleList, b *block) []*rule {
 			c.hold(r)
 		}
 		for _, fault := range r.faults {
-			b.problems = append(b.problems, l.at(i, fault))
+			b.problems = append(b.problems, faultOf(directions[l.direction], l.number(i), fault))
 		}
 	}
 	return rules
 }
 
-// at says which rule an error is about.
-func (l *ruleList) at(i int, err error) error {
-	return fmt.Errorf("spec.%s[%d].%w", directions[l.direction], l.number(i), err)
+// faultOf says which rule of a resource a fault is of.
+func faultOf(direction string, number int, fault error) error {
+	return fmt.Errorf("spec.%s[%d].%w", direction, number, fault)
 }
 
 // number is the number of a rule in the resource.

@@ -41,6 +41,7 @@ type Compiler struct {
 	selections  *index[*policySource]
 	kinds       map[kindKey]*kind
 	rulesets    map[string]*ruleset
+	byID        map[RulesetID]*ruleset
 	leaving     []*ruleset // that no kind has any more
 	lastRuleset RulesetID
 	blocks      uint64 // ever made
@@ -82,6 +83,7 @@ func NewCompiler(node string) *Compiler {
 		selections: newIndex[*policySource](here),
 		kinds:      make(map[kindKey]*kind),
 		rulesets:   make(map[string]*ruleset),
+		byID:       make(map[RulesetID]*ruleset),
 
 		endpoints: make(map[api.Key]Rulesets),
 		hosts:     make(map[api.Key]HostRulesets),

@@ -17,6 +17,7 @@ type ruleset struct {
 	blocks     []*block
 	terms      [parts][]*term // until there are dimensions
 	dimensions [parts]*dimension
+	tooLong    error  // why it denies all
 	kinds      int    // that have it
 	left       uint64 // with no kinds: the first result without
 }
@@ -104,25 +105,24 @@ func (c *Compiler) rulesetOf(k *kind, at stage, direction int, v variant) (*rule
 		r = &ruleset{key: string(key), blocks: blocks}
 		c.lastRuleset++
 		r.id = c.lastRuleset
+		c.byID[r.id] = r
 		for _, b := range blocks {
 			b.rulesets++
 		}
 		if tooLong {
-			r.close(segments, direction)
+			which := directions[direction]
+			if v == staged {
+				which = "staged " + which
+			}
+			r.tooLong = fmt.Errorf("%s: %d rules apply, %d can be compiled", which, size, MaxRules)
+			r.close(segments)
 		} else {
 			r.flatten(segments, open, at, direction, v, size)
 		}
 		c.rulesets[r.key] = r
 		c.fresh = append(c.fresh, r)
 	}
-	if !tooLong {
-		return r, nil
-	}
-	which := directions[direction]
-	if v == staged {
-		which = "staged " + which
-	}
-	return r, fmt.Errorf("%s: %d rules apply, %d can be compiled", which, size, MaxRules)
+	return r, r.tooLong
 }
 
 // layOut returns the blocks of segments, how many rules they make, and a key that says
@@ -196,7 +196,7 @@ func (r *ruleset) add(a Action, id RuleID, terms [parts]*term) {
 
 // close makes a ruleset that is too long one that denies all, because of the longest
 // of its parts.
-func (r *ruleset) close(segments []segment, direction int) {
+func (r *ruleset) close(segments []segment) {
 	var longest *block
 	var tier string
 	for _, s := range segments {
@@ -277,6 +277,7 @@ func (c *Compiler) forgetRulesets() {
 
 func (c *Compiler) forgetRuleset(r *ruleset) {
 	delete(c.rulesets, r.key)
+	delete(c.byID, r.id)
 	delete(c.handed, r.id)
 	c.replaced[r.id] = struct{}{}
 	for _, d := range r.dimensions {

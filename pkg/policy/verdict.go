@@ -34,6 +34,17 @@ func (t *Tables) Verdict(id RulesetID, p Packet) (Action, RuleID) {
 // number of Log and Pass, then the Allow or Deny that decides.
 func (t *Tables) Matches(id RulesetID, p Packet) iter.Seq[Rule] {
 	return func(yield func(Rule) bool) {
+		for i := range t.matches(id, p) {
+			if !yield(t.Rulesets[id].Rules[i]) {
+				return
+			}
+		}
+	}
+}
+
+// matches returns the indices of these rules.
+func (t *Tables) matches(id RulesetID, p Packet) iter.Seq[int] {
+	return func(yield func(int) bool) {
 		s := t.Rulesets[id]
 		if s == nil {
 			return
@@ -61,14 +72,13 @@ func (t *Tables) Matches(id RulesetID, p Packet) iter.Seq[Rule] {
 					if i < from {
 						continue
 					}
-					rule := s.Rules[i]
-					if !yield(rule) {
+					if !yield(i) {
 						return
 					}
-					switch rule.Action {
+					switch s.Rules[i].Action {
 					case Log:
 					case Pass:
-						from = int(rule.Next)
+						from = int(s.Rules[i].Next)
 					default:
 						return
 					}

@@ -24,7 +24,7 @@ const recent = 20 * time.Hour
 
 func newNode(a *app) *cobra.Command {
 	return group("node", "This host's calico-node",
-		"Ask the calico-node on this host.", "  calicoctl node status", newNodeStatus(a))
+		"Ask the calico-node on this host.", "  calicoctl node status", newNodeStatus(a), newNodeRoutes(a))
 }
 
 func newNodeStatus(a *app) *cobra.Command {

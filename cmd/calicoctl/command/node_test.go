@@ -19,11 +19,13 @@ import (
 type fixedNode struct {
 	status nodeapi.Status
 	bgp    nodeapi.BGPStatus
+	routes nodeapi.BGPRoutes
 }
 
-func (n fixedNode) Status() nodeapi.Status                         { return n.status }
-func (n fixedNode) BGP(context.Context) (nodeapi.BGPStatus, error) { return n.bgp, nil }
-func (n fixedNode) Wait(context.Context, api.Key, int64) error     { return nil }
+func (n fixedNode) Status() nodeapi.Status                               { return n.status }
+func (n fixedNode) BGP(context.Context) (nodeapi.BGPStatus, error)       { return n.bgp, nil }
+func (n fixedNode) BGPRoutes(context.Context) (nodeapi.BGPRoutes, error) { return n.routes, nil }
+func (n fixedNode) Wait(context.Context, api.Key, int64) error           { return nil }
 
 func serveNode(t *testing.T, n fixedNode) (runDir string) {
 	t.Helper()
@@ -51,8 +53,8 @@ func TestNodeStatus(t *testing.T) {
 		want string
 	}{
 		{"one family", fixedNode{
-			nodeapi.Status{Node: "a", InSync: true},
-			nodeapi.BGPStatus{Enabled: true, Peers: []nodeapi.BGPPeerStatus{
+			status: nodeapi.Status{Node: "a", InSync: true},
+			bgp: nodeapi.BGPStatus{Enabled: true, Peers: []nodeapi.BGPPeerStatus{
 				peer("v4", "172.17.8.102", "up", "Established"), peer("v4", "172.17.8.9", "start", "Active"),
 			}},
 		}, `Calico process is running.
@@ -70,8 +72,7 @@ No IPv6 peers found.
 
 `},
 		{"no BGP, and something wrong", fixedNode{
-			nodeapi.Status{Backend: "vxlan", Problems: []nodeapi.Problem{{Object: "IPPool(x)", Error: "spec.cidr: bad\nand more"}}},
-			nodeapi.BGPStatus{},
+			status: nodeapi.Status{Backend: "vxlan", Problems: []nodeapi.Problem{{Object: "IPPool(x)", Error: "spec.cidr: bad\nand more"}}},
 		}, `Calico process is running.
 
 BGP is not in use (backend "vxlan").
@@ -95,8 +96,8 @@ Not applied, or not whole
 
 func TestNodeStatusForPrograms(t *testing.T) {
 	dir := serveNode(t, fixedNode{
-		nodeapi.Status{Node: "a", WorkloadMTU: 1480},
-		nodeapi.BGPStatus{Enabled: true, AS: 64512},
+		status: nodeapi.Status{Node: "a", WorkloadMTU: 1480},
+		bgp:    nodeapi.BGPStatus{Enabled: true, AS: 64512},
 	})
 	out := client{}.ok(t, "node", "status", "--run-dir", dir, "-ojson")
 	var got struct {

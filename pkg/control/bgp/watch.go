@@ -98,6 +98,13 @@ func (w *watched) signal() {
 	}
 }
 
+// hops are the next hops in use for a prefix.
+func (w *watched) hops(prefix netip.Prefix) []netip.Addr {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.learned[prefix]
+}
+
 func (w *watched) setOwn(hops ...netip.Addr) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

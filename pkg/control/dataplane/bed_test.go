@@ -153,15 +153,20 @@ func (b *bed) sync(t testing.TB) {
 // forget empties the flow tables.
 func (b *bed) forget(t testing.TB) {
 	t.Helper()
-	for _, table := range []kernel.Table[kernel.FlowKey, kernel.Flow]{b.kernel.Flows, b.kernel.NewFlows} {
-		all, err := table.Load()
-		if err != nil {
+	empty(t, b.kernel.Flows)
+	empty(t, b.kernel.NewFlows)
+	empty(t, b.kernel.Fragments)
+}
+
+func empty[K, V comparable](t testing.TB, table kernel.Table[K, V]) {
+	t.Helper()
+	all, err := table.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k := range all {
+		if err := table.Delete(k); err != nil {
 			t.Fatal(err)
-		}
-		for k := range all {
-			if err := table.Delete(k); err != nil {
-				t.Fatal(err)
-			}
 		}
 	}
 }

@@ -162,7 +162,6 @@ func TestPacketsFromTheNetwork(t *testing.T) {
 	hook := loader.FromNetwork
 	passes, ignored := "redirect pass_to_workload", "next pass_not_ours"
 	toFirst := "ee:ee:ee:ee:ee:ee > 02:00:00:00:00:01 "
-	put := func(at int, v ...byte) func([]byte) { return func(p []byte) { copy(p[at:], v) } }
 	inVXLAN := func(from, to string) testbed.Packet {
 		return vxlan(uplink(), from, to, 50000).Ethernet(peerVXLANMAC, vxlanMAC)
 	}
@@ -199,7 +198,8 @@ func TestPacketsFromTheNetwork(t *testing.T) {
 		{name: "to nobody in the block", hook: hook, packet: frame(outside4, "192.168.1.50").UDP(1, 2), want: ignored},
 		{name: "multicast", hook: hook, packet: frame(outside4, "224.0.0.5").Protocol(89).Payload(44), want: ignored},
 		{name: "later fragment", hook: hook, packet: frame(outside4, w1).Protocol(17).Fragment(5, 1480, false).Payload(40), want: ignored},
-		{name: "extension header", hook: hook, packet: frame(outside6, x1).Extension(60, 8).UDP(1, 2), want: ignored},
+		{name: "extension header", hook: hook, packet: frame(outside6, x1).Extension(60, 8).UDP(1, 2), want: "redirect pass_to_workload",
+			out: toFirst + "IP6 2001:db8::9 > fd01::1: UDP 1 > 2 ttl 63"},
 		{name: "total length beyond the packet", hook: hook, packet: frame(outside4, w1).UDP(1, 2), edit: put(16, 0xff, 0xff), want: ignored},
 		{name: "ARP", hook: hook, packet: testbed.Ethernet(neighborMAC, "ff:ff:ff:ff:ff:ff").ARP(neighborMAC, "10.10.1.1", "", node4), want: ignored},
 		{name: "ARP for the gateway", hook: hook, packet: testbed.Ethernet(neighborMAC, "ff:ff:ff:ff:ff:ff").ARP(neighborMAC, w1, "", "169.254.1.1"), want: ignored},

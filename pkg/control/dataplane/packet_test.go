@@ -25,6 +25,9 @@ func sctp(p testbed.Packet, src, dst uint16) testbed.Packet {
 	return p.Protocol(132).Raw(append(b, make([]byte, 12)...))
 }
 
+// put overwrites bytes of a packet.
+func put(at int, v ...byte) func([]byte) { return func(p []byte) { copy(p[at:], v) } }
+
 // From one local workload to another.
 func TestLocalPackets(t *testing.T) {
 	b := newBed(t)
@@ -55,6 +58,12 @@ func TestLocalPackets(t *testing.T) {
 			out: toSecond + "IP 192.168.1.1 > 192.168.1.2: protocol 99 ttl 63"},
 		{name: "options", hook: hook, packet: frame(w1, w2).IPv4Options(10).TCP(4000, 80, "S"), want: passes,
 			out: toSecond + "IP 192.168.1.1 > 192.168.1.2: TCP 4000 > 80 [S] ttl 63"},
+		{name: "hop-by-hop options", hook: hook, packet: frame(x1, x2).Extension(0, 8).UDP(1, 2), want: passes,
+			out: toSecond + "IP6 fd01::1 > fd01::2: UDP 1 > 2 ttl 63"},
+		{name: "three extension headers", hook: hook, packet: frame(x1, x2).Extension(0, 8).Extension(43, 8).Extension(60, 24).TCP(4000, 80, "S"), want: passes,
+			edit: put(14+40+8+3, 0), out: toSecond + "IP6 fd01::1 > fd01::2: protocol 0 ttl 63"},
+		{name: "mobility header", hook: hook, packet: frame(x1, x2).Protocol(135).Payload(24), want: passes,
+			out: toSecond + "IP6 fd01::1 > fd01::2: protocol 135 ttl 63"},
 		{name: "first fragment", hook: hook, packet: frame(w1, w2).Fragment(5, 0, true).UDP(1, 2).Payload(64), want: passes,
 			out: toSecond + "IP 192.168.1.1 > 192.168.1.2: UDP fragment 5 at 0+ ttl 63"},
 		{name: "tos stays", hook: hook, packet: frame(w1, w2).TOS(0xb9).UDP(1, 2), want: passes,
@@ -115,7 +124,6 @@ func sum(b []byte) uint16 {
 func TestPacketsThatWorkloadsMayNotSend(t *testing.T) {
 	b := newBed(t)
 	hook := loader.FromWorkload
-	put := func(at int, v ...byte) func([]byte) { return func(p []byte) { copy(p[at:], v) } }
 	udp, udp6 := frame(w1, w2).UDP(1, 2).Payload(40), frame(x1, x2).UDP(1, 2).Payload(40)
 	cut := func(p testbed.Packet, n int) []byte {
 		raw := p.Bytes()[:n]
@@ -180,12 +188,14 @@ func TestPacketsThatWorkloadsMayNotSend(t *testing.T) {
 
 		{name: "later fragment", hook: hook, packet: frame(w1, w2).Protocol(17).Fragment(5, 1480, false).Payload(40), want: "shot drop_fragment"},
 		{name: "middle fragment", hook: hook, packet: frame(w1, w2).Protocol(17).Fragment(5, 1480, true).Payload(40), want: "shot drop_fragment"},
-		{name: "hop-by-hop options", hook: hook, packet: frame(x1, x2).Extension(0, 8).UDP(1, 2), want: unsupported},
-		{name: "routing header", hook: hook, packet: frame(x1, x2).Extension(43, 8).UDP(1, 2), want: unsupported},
-		{name: "destination options", hook: hook, packet: frame(x1, x2).Extension(60, 24).UDP(1, 2), want: unsupported},
-		{name: "IPv6 fragment", hook: hook, packet: frame(x1, x2).Fragment(5, 0, true).UDP(1, 2), want: unsupported},
+		{name: "source route", hook: hook, packet: frame(x1, x2).Extension(43, 8).UDP(1, 2), edit: put(14+40+3, 1), want: unsupported},
+		{name: "more extension headers than we read", hook: hook, want: unsupported,
+			packet: frame(x1, x2).Extension(60, 8).Extension(60, 8).Extension(60, 8).Extension(60, 8).Extension(60, 8).Extension(60, 8).Extension(60, 8).UDP(1, 2)},
+		{name: "hop-by-hop options that are not first", hook: hook, packet: frame(x1, x2).Extension(60, 8).Extension(0, 8).UDP(1, 2), want: malformed},
+		{name: "extension header beyond the packet", hook: hook, packet: frame(x1, x2).Extension(60, 8).UDP(1, 2), edit: put(14+40+1, 200), want: malformed},
+		{name: "neighbour discovery behind options", hook: hook, packet: frame(x1, x2).Extension(60, 8).ICMP(135, 0, 0), want: unsupported},
+		{name: "ICMPv6 error behind options", hook: hook, packet: frame(x1, x2).Extension(60, 8).ICMP(1, 0, 0), want: unsupported},
 		{name: "authentication header", hook: hook, packet: frame(x1, x2).Protocol(51).Payload(24), want: unsupported},
-		{name: "mobility header", hook: hook, packet: frame(x1, x2).Protocol(135).Payload(24), want: unsupported},
 
 		{name: "multicast", hook: hook, packet: frame(w1, "224.0.0.251").UDP(5353, 5353), want: multicast},
 		{name: "last multicast", hook: hook, packet: frame(w1, "239.255.255.255").UDP(1, 2), want: multicast},
@@ -300,7 +310,7 @@ func TestPacketsToWorkloads(t *testing.T) {
 			after: []trial{{hook: loader.FromWorkload, packet: frame(w1, outside4).UDP(1000, 53), want: "next pass_to_stack"}}},
 		{name: "multicast", hook: hook, packet: frame(node4, "224.0.0.1").UDP(1, 2), want: "shot drop_multicast"},
 		{name: "later fragment", hook: hook, from: "eth0", packet: frame(outside4, w1).Protocol(17).Fragment(5, 1480, false).Payload(40), want: "shot drop_fragment"},
-		{name: "extension header", hook: hook, from: "eth0", packet: frame(outside6, x1).Extension(60, 8).UDP(1, 2), want: "shot drop_unsupported"},
+		{name: "extension header", hook: hook, from: "eth0", packet: frame(outside6, x1).Extension(60, 8).UDP(1, 2), want: "next pass_to_workload"},
 		{name: "half a UDP header", hook: hook, from: "eth0", raw: frame(outside6, x1).UDP(1, 2).Bytes()[:14+40+2], want: "shot drop_malformed"},
 		{name: "not IP", hook: hook, raw: append(testbed.Ethernet(hostMAC, macOf(first)).Bytes()[:12], make([]byte, 50)...), want: "shot drop_unsupported"},
 	})

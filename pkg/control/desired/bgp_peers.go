@@ -295,7 +295,10 @@ func (r *bgpReader) password(p *v3.BGPPassword) (string, error) {
 		return "", nil
 	}
 	k := SecretKey{Secret: p.SecretKeyRef.Name, Key: p.SecretKeyRef.Key}
-	value := r.in.Secrets[k]
+	value, there := r.in.Secrets[k]
+	if !there {
+		value = r.in.Secrets[SecretKey{Secret: k.Variable()}]
+	}
 	switch {
 	case value == "":
 		return "", fmt.Errorf("no value for key %q of secret %q", k.Key, k.Secret)

@@ -2,6 +2,7 @@ package desired
 
 import (
 	"net/netip"
+	"strings"
 )
 
 // BGP is what the speaker should do. Enabled is false where the backend is not
@@ -107,6 +108,25 @@ type BGPInterface struct {
 
 // SecretKey names a value of a Kubernetes Secret, or of what takes its place.
 type SecretKey struct{ Secret, Key string }
+
+// SecretVariablePrefix begins the names of environment variables with secrets.
+const SecretVariablePrefix = "CALICO_SECRET_"
+
+// Variable is the environment variable that may hold the value: CALICO_SECRET_, then
+// the secret's name and the key in capitals with _ between them and for all that is
+// neither letter nor digit. Input.Secrets has it under the variable's name as secret
+// and an empty key.
+func (k SecretKey) Variable() string {
+	return SecretVariablePrefix + strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z':
+			return r - 'a' + 'A'
+		case r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
+			return r
+		}
+		return '_'
+	}, k.Secret+"_"+k.Key)
+}
 
 // Service is what BGP may tell of a Kubernetes service.
 type Service struct {

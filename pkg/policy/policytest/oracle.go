@@ -153,6 +153,25 @@ func (o *Oracle) Asked(endpoint api.Key, stage, direction string) (tiers []strin
 	return tiers, policies
 }
 
+// RuleMatches says whether a packet fits one rule of a policy or profile.
+func (o *Oracle) RuleMatches(id policy.RuleID, p policy.Packet) bool {
+	if profile, ok := o.store.Get(id.Policy).(*api.Profile); ok {
+		rules := profile.Spec.Ingress
+		if id.Direction == "egress" {
+			rules = profile.Spec.Egress
+		}
+		return o.apply(rules[id.Index], "", p) != 0
+	}
+	for _, x := range o.policies {
+		for _, rule := range x.rules[id.Direction] {
+			if x.key == id.Policy && rule.index == id.Index {
+				return rule.apply(o, p) != 0
+			}
+		}
+	}
+	return false
+}
+
 func (o *Oracle) tier(name string) *api.Tier {
 	t, _ := o.store.Get(api.Key{Kind: "Tier", Name: name}).(*api.Tier)
 	return t
