@@ -127,6 +127,10 @@ func find(key api.Key, kv *mvccpb.KeyValue) finding {
 	r, err := decode(key, kv)
 	if err != nil {
 		f.err = err
+		if r = salvage(key, kv); r != nil {
+			api.Default(r)
+			f.change.Resource = r
+		}
 		return f
 	}
 	api.Default(r)
@@ -136,13 +140,30 @@ func find(key api.Key, kv *mvccpb.KeyValue) finding {
 	return f
 }
 
+// salvage reads what can be read of an object whose readers cope; nil if that is not
+// enough, or if the object says that it is another one.
+func salvage(key api.Key, kv *mvccpb.KeyValue) api.Resource {
+	if !copes(key.Kind) {
+		return nil
+	}
+	r := api.Salvage(key.Kind, kv.Value)
+	if r == nil || api.KeyOf(r) != key {
+		return nil
+	}
+	setRevision(r, kv.ModRevision)
+	return r
+}
+
 // copes says whether the readers of a kind judge each field on its own. The policy
 // compiler closes just what a faulty policy guards, which nobody could tell without
-// its selector; of a configuration one bad parameter does not lose the others. It
-// also matters for what a newer Calico writes and we do not know to be valid.
+// its selector; of a network set, that others are denied by, it takes the nets that
+// are right; of a configuration one bad parameter does not lose the others. It also
+// matters for what a newer Calico writes and we do not know to be valid.
 func copes(kind string) bool {
 	switch kind {
-	case api.KindGlobalNetworkPolicy, api.KindNetworkPolicy, api.KindProfile, api.KindFelixConfiguration:
+	case api.KindGlobalNetworkPolicy, api.KindNetworkPolicy, api.KindProfile,
+		api.KindStagedGlobalNetworkPolicy, api.KindStagedNetworkPolicy, api.KindStagedKubernetesNetworkPolicy,
+		api.KindGlobalNetworkSet, api.KindNetworkSet, api.KindFelixConfiguration:
 		return true
 	}
 	return false

@@ -227,7 +227,7 @@ func TestInvalidObjectIsReportedAndTheRestGoesOn(t *testing.T) {
 	e.Put(setPath("invalid"), `{"metadata":{"name":"invalid"},"spec":{"nets":["10.0.0.300"]}}`)
 	w := watch(t, c)
 	w.synced()
-	w.expect("GlobalNetworkSet(good)")
+	w.expect("GlobalNetworkSet(good)", "GlobalNetworkSet(invalid)")
 	problems := w.w.Problems()
 	if len(problems) != 2 || problems[setKey("broken")] == nil || problems[setKey("invalid")] == nil {
 		t.Fatalf("problems: %v", problems)
@@ -240,6 +240,16 @@ func TestInvalidObjectIsReportedAndTheRestGoesOn(t *testing.T) {
 	if w.w.Problems()[policy] == nil {
 		t.Error("a faulty policy is no problem")
 	}
+	e.Put(resourceRoot+"globalnetworkpolicies/odd", `{"metadata":{"name":"odd"},"spec":{"selector":"a == 'b'","types":["Ingress"],"ingress":[{"action":"Allow","protocol":"TCP","destination":{"ports":["90:80"]}}]}}`)
+	w.until("salvaged", func() bool {
+		p, ok := w.store[policy].(*api.GlobalNetworkPolicy)
+		return ok && p.Spec.Selector == "a == 'b'"
+	})
+	if err := w.w.Problems()[policy]; err == nil || !strings.Contains(err.Error(), "(90) is greater than") {
+		t.Errorf("problem: %v", err)
+	}
+	e.Put(resourceRoot+"globalnetworkpolicies/odd", `{"metadata":{"name":"other"},"spec":{"ingress":[{"action":"Allow","protocol":300}]}}`)
+	w.until("not what it says", func() bool { return w.store[policy] == nil })
 	e.Delete(resourceRoot + "globalnetworkpolicies/odd")
 	w.until("deleted", func() bool { return w.store[policy] == nil })
 
@@ -267,7 +277,7 @@ func TestInvalidObjectIsReportedAndTheRestGoesOn(t *testing.T) {
 		t.Errorf("%d problems before the repair was taken", n)
 	}
 	w.take()
-	w.expect("GlobalNetworkSet(good)")
+	w.expect("GlobalNetworkSet(good)", "GlobalNetworkSet(invalid)")
 	if problems := w.w.Problems(); len(problems) != 1 || problems[setKey("invalid")] == nil {
 		t.Errorf("problems left: %v", problems)
 	}
