@@ -31,6 +31,7 @@ need ethtool ethtool
 need tcpdump tcpdump
 need iperf3 iperf3
 need bird bird2
+need /usr/lib/frr/bgpd frr
 # The committed objects are made by clang 14, Debian 12's; where there is none,
 # any later one builds as well, only check-generate cannot compare objects then.
 if ! command -v clang-14 >/dev/null; then

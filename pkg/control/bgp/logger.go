@@ -53,6 +53,8 @@ func (l *logger) Warn(msg string, f log.Fields) {
 	case "Closed an accepted connection":
 		// Both sides dialled at once: one connection of the two always ends so.
 		level = slog.LevelDebug
+	case "No matching path for withdraw found, may be path was not installed into table":
+		level = slog.LevelDebug // a path that was not taken: our own AS is in it
 	case "received notification":
 		level = slog.LevelDebug
 		code, _ := f["Code"].(uint8)

@@ -26,7 +26,7 @@ type policy struct {
 	library *server.BgpServer
 	now     *rules
 	marked  int  // index of the mark that routes come in with; -1: none yet
-	tag     bool // alternates, so that two sets of rules share no names
+	odd     bool // alternates, so that two sets of rules share no names
 }
 
 // marks are large communities of an AS that does not exist.
@@ -42,8 +42,7 @@ func newPolicy(library *server.BgpServer) *policy { return &policy{library: libr
 // set puts the rules of b in place.
 func (p *policy) set(ctx context.Context, b *desired.BGP) error {
 	before := p.now
-	p.tag = !p.tag
-	next := newRules(map[bool]string{false: "even", true: "odd"}[p.tag], b)
+	next := newRules(map[bool]string{false: "even", true: "odd"}[!p.odd], b)
 	if before != nil {
 		if next.differ(before) {
 			return p.change(ctx, next)
@@ -141,7 +140,9 @@ func (p *policy) install(ctx context.Context, next, old *rules) error {
 	if err != nil {
 		return fmt.Errorf("bgp policy: %w", err)
 	}
-	p.now = next
+	if p.now != next {
+		p.now, p.odd = next, !p.odd
+	}
 	return nil
 }
 

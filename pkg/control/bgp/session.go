@@ -21,7 +21,7 @@ const (
 	// little is gained by waiting. A route reflector waits until its other clients
 	// are likely to be back: what it has not announced by then its peers drop.
 	deferralTime          = 1
-	deferralTimeReflector = 10
+	reflectorDeferralTime = 10
 	// holdTime is BIRD's, and so Calico's; the lower of both ends' counts.
 	holdTime = 240
 	// connectRetry is the pause between connection attempts, in seconds; GoBGP
@@ -59,6 +59,8 @@ type peerTable struct {
 	// self. It makes GoBGP say in its OPEN that forwarding went on meanwhile,
 	// without which they drop those just before they hear them again.
 	restarting bool
+	// reflectorDeferral is reflectorDeferralTime.
+	reflectorDeferral int
 	// standIn is no peer but see restart.go.
 	standIn netip.Addr
 }
@@ -170,7 +172,7 @@ func signaturesSupported() error {
 func (t *peerTable) neighbour(address netip.Addr, w session) *api.Peer {
 	deferral := deferralTime
 	if w.cluster != "" {
-		deferral = deferralTimeReflector
+		deferral = t.reflectorDeferral
 	}
 	if w.restartTime == 0 {
 		w.restartTime = restartTime

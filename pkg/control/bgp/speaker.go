@@ -40,7 +40,9 @@ type Options struct {
 type Speaker struct {
 	listenOn []netip.Addr // none: what the state says
 	logger   *slog.Logger
-	watched  *watched
+	// reflectorDeferral is reflectorDeferralTime, less in tests.
+	reflectorDeferral int
+	watched           *watched
 
 	mu      sync.Mutex
 	library *server.BgpServer // created when first needed; outlives restarts
@@ -81,7 +83,7 @@ type label struct {
 
 // New returns a speaker that does nothing until it is told what to be.
 func New(o Options, logger *slog.Logger) *Speaker {
-	return &Speaker{logger: logger, watched: newWatched(logger), listenOn: o.ListenAddresses}
+	return &Speaker{logger: logger, watched: newWatched(logger), listenOn: o.ListenAddresses, reflectorDeferral: reflectorDeferralTime}
 }
 
 // Ensure starts the speaker and adds the prefixes and sessions that are
@@ -221,7 +223,7 @@ func (s *Speaker) start(ctx context.Context, b *desired.BGP) error {
 		Name: "bgp paths", Logger: s.logger,
 		Equal: func(read, put netip.Addr) bool { return read == put },
 	})
-	s.table = &peerTable{library: s.library, restarting: !s.restarted}
+	s.table = &peerTable{library: s.library, restarting: !s.restarted, reflectorDeferral: s.reflectorDeferral}
 	s.peers = reconcile.TrackWith(s.table, reconcile.Options[session]{
 		Name: "bgp peers", Logger: s.logger, Equal: session.sameAs,
 	})
