@@ -1,7 +1,6 @@
 package bgp
 
 import (
-	"bufio"
 	"fmt"
 	"net/netip"
 	"os"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -66,7 +64,7 @@ func newBird(t *testing.T) *birdHost {
 	h.run("ip addr add 10.9.0.2/24 dev eth0")
 	run(t, "ip addr add fd00:9::1/64 nodad dev "+link)
 	h.run("ip addr add fd00:9::2/64 nodad dev eth0")
-	h.removed = h.watchRoutes()
+	h.removed = (&host{t: t, pid: h.pid}).watchRoutes()
 
 	h.dir = t.TempDir()
 	if err := os.WriteFile(filepath.Join(h.dir, "bird.conf"), []byte(birdConfiguration), 0o600); err != nil {
@@ -128,34 +126,6 @@ func (h *birdHost) run(command string) string {
 		h.t.Fatalf("%s: %v: %s", command, err, out)
 	}
 	return string(out)
-}
-
-// watchRoutes follows the kernel's routes and notes the prefixes of ours that
-// are removed.
-func (h *birdHost) watchRoutes() func() string {
-	h.t.Helper()
-	monitor := h.command("ip", "monitor", "route")
-	out, err := monitor.StdoutPipe()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	start(h.t, monitor, 0)
-	var mu sync.Mutex
-	var removed []string
-	go func() {
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			if line := lines.Text(); strings.HasPrefix(line, "Deleted") && strings.Contains(line, "proto bird") {
-				mu.Lock()
-				removed = append(removed, strings.Fields(line)[1])
-				mu.Unlock()
-			}
-		}
-	}()
-	return func() string {
-		mu.Lock()
-		defer mu.Unlock()
-		return lines(removed...)
-	}
 }
 
 // routes are the kernel's routes that BIRD learned from us, as text.

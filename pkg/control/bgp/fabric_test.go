@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"bufio"
 	"fmt"
 	"net/netip"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -294,6 +296,34 @@ func routesTo(nodes ...int) string {
 		six = append(six, block6(n)+" via "+address6(n).String())
 	}
 	return lines(append(four, six...)...)
+}
+
+// watchRoutes follows the kernel's routes and notes the prefixes of ours that
+// are removed.
+func (h *host) watchRoutes() func() string {
+	h.t.Helper()
+	monitor := h.command("ip", "monitor", "route")
+	out, err := monitor.StdoutPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	start(h.t, monitor, 0)
+	var mu sync.Mutex
+	var removed []string
+	go func() {
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			if line := lines.Text(); strings.HasPrefix(line, "Deleted") && (strings.Contains(line, "proto bird") || strings.Contains(line, "proto bgp")) {
+				mu.Lock()
+				removed = append(removed, strings.Fields(line)[1])
+				mu.Unlock()
+			}
+		}
+	}()
+	return func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return lines(removed...)
+	}
 }
 
 // never watches that got stays want, until it is told to stop.

@@ -24,6 +24,12 @@ const inside = "CALICO_XDP_BGP_TEST_INSIDE"
 // GoBGP dials and listens on whatever thread it happens to run, so a namespace
 // per test is not enough. With the process, everything in the namespace goes.
 func TestMain(m *testing.M) {
+	if peers := os.Getenv(speaker); peers != "" {
+		speak(peers)
+	}
+	if to := os.Getenv(sending); to != "" {
+		send(to)
+	}
 	if os.Getenv(inside) != "" {
 		for _, arguments := range []string{
 			"link set lo up",
