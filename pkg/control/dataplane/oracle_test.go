@@ -23,6 +23,7 @@ import (
 
 const (
 	shot     = 2 // TC_ACT_SHOT
+	xdpDrop  = 1 // XDP_DROP
 	loopback = 1 // where BPF_PROG_TEST_RUN says a packet is
 	localMAC = "02:00:00:00:00:01"
 	hostMAC  = "ee:ee:ee:ee:ee:ee"
@@ -202,6 +203,15 @@ func expressible(p policy.Packet) bool {
 }
 
 func run(t *rapid.T, d *Dataplane, direction string, p policy.Packet) policy.Action {
+	hook, c := loader.FromWorkload, loader.Context{}
+	if direction == "ingress" {
+		hook, c = loader.ToWorkload, loader.Context{IngressIfindex: loopback}
+	}
+	return runAt(t, d, hook, c, p)
+}
+
+// runAt runs a packet as the first of its flow.
+func runAt(t *rapid.T, d *Dataplane, hook loader.Program, c loader.Context, p policy.Packet) policy.Action {
 	frame := testbed.Ethernet(localMAC, hostMAC).IP(p.Source, p.Destination)
 	x, y := netip.AddrPortFrom(p.Source, p.SourcePort), netip.AddrPortFrom(p.Destination, p.DestinationPort)
 	switch p.Protocol {
@@ -218,10 +228,6 @@ func run(t *rapid.T, d *Dataplane, direction string, p policy.Packet) policy.Act
 	default:
 		frame = frame.Protocol(p.Protocol).Payload(20)
 	}
-	hook, c := loader.FromWorkload, loader.Context{}
-	if direction == "ingress" {
-		hook, c = loader.ToWorkload, loader.Context{IngressIfindex: loopback}
-	}
 	// One flow must not speak for the next packet.
 	for _, table := range []kernel.Table[kernel.FlowKey, kernel.Flow]{d.kernel.NewFlows, d.kernel.Flows} {
 		if err := table.Delete(kernel.NewFlowKey(x, y, p.Protocol)); err != nil {
@@ -232,7 +238,7 @@ func run(t *rapid.T, d *Dataplane, direction string, p policy.Packet) policy.Act
 	if err != nil {
 		t.Fatal(err)
 	}
-	if result.Return == shot {
+	if result.Return == shot && hook != loader.XDPNetwork || result.Return == xdpDrop && hook == loader.XDPNetwork {
 		return policy.Deny
 	}
 	return policy.Allow

@@ -86,6 +86,7 @@ func capacity(n uint32) int {
 
 var actions = map[policy.Action]kernel.RuleAction{
 	policy.Deny: kernel.RuleDeny, policy.Allow: kernel.RuleAllow, policy.Pass: kernel.RulePass, policy.Log: kernel.RuleLog,
+	policy.Continue: kernel.RuleContinue,
 }
 
 // layOut notes where encode has put the vectors.

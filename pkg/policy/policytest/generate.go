@@ -107,6 +107,15 @@ func Resources() *rapid.Generator[api.Resource] {
 	})
 }
 
+// HostEndpoints generates host endpoints of this node.
+func HostEndpoints() *rapid.Generator[*v3.HostEndpoint] {
+	return rapid.Custom(func(t *rapid.T) *v3.HostEndpoint {
+		h := hostEndpoint(t, rapid.IntRange(0, 3).Draw(t, "number")).(*v3.HostEndpoint)
+		h.Spec.Node = Node
+		return h
+	})
+}
+
 func workload(namespace string, n int) *rapid.Generator[api.Resource] {
 	return rapid.Custom(func(t *rapid.T) api.Resource {
 		w := api.NewWorkloadEndpoint()

@@ -1,0 +1,142 @@
+package dataplane
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/control/desired"
+	"calico-xdp/pkg/loader"
+	"calico-xdp/pkg/policy"
+	"calico-xdp/pkg/policy/policytest"
+)
+
+// TestHostEndpointsAgreeWithOracle is TestProgramsAgreeWithOracle for a host endpoint on
+// the interface, in all its stages: for what the host sends and receives, what it
+// forwards, and what goes to its workloads.
+func TestHostEndpointsAgreeWithOracle(t *testing.T) {
+	d := unhooked(t)
+	compiler := policy.NewCompiler(policytest.Node)
+	pairs := make(map[string]int)
+	rapid.Check(t, func(t *rapid.T) {
+		store := policytest.Stores().Draw(t, "store")
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+		endpoint := policytest.HostEndpoints().Draw(t, "host endpoint")
+		h := api.KeyOf(endpoint)
+		store.Apply(api.Change{Key: h, Resource: endpoint})
+		tables := compiler.Compile(store, nil)
+		if _, ok := tables.HostEndpoints[h]; !ok {
+			t.Fatalf("%s is not compiled", h)
+		}
+		host, w := hosted(t, d, store, tables, h)
+		oracle := policytest.NewOracle(store)
+		owner := make(map[netip.Addr]api.Key)
+		for key, e := range w.Endpoints {
+			for _, a := range e.Addresses {
+				owner[a] = key
+			}
+		}
+		for range 100 {
+			p := policytest.RandomPacket(rng, "", netip.Addr{})
+			if rng.IntN(2) == 0 { // half of them to or from the host itself
+				p = policytest.RandomPacket(rng, []string{"ingress", "egress"}[rng.IntN(2)], host[rng.IntN(2)])
+			}
+			if !expressible(p) {
+				continue
+			}
+			fromHost, toHost := slices.Contains(host, p.Source), slices.Contains(host, p.Destination)
+			if owner[p.Source] == (api.Key{}) && !fromHost {
+				want, untracked := judgeHost(oracle, h, "ingress", !toHost, p)
+				if to := owner[p.Destination]; to != (api.Key{}) && want == policy.Allow {
+					want = last(oracle.Judge(to, "ingress", p))
+				}
+				if got := runAt(t, d, loader.FromNetwork, loader.Context{}, p); got != want {
+					t.Fatalf("%s, in, %+v: the program says %d, the oracle %d", h, p, got, want)
+				}
+				wantXDP := policy.Allow
+				if untracked == policy.Deny {
+					wantXDP = policy.Deny
+				}
+				if got := runAt(t, d, loader.XDPNetwork, loader.Context{}, p); got != wantXDP {
+					t.Fatalf("%s, in, %+v: the XDP program says %d, the oracle %d", h, p, got, untracked)
+				}
+				pairs["in"]++
+			}
+			if owner[p.Source] == (api.Key{}) && owner[p.Destination] == (api.Key{}) && !toHost {
+				want, _ := judgeHost(oracle, h, "egress", !fromHost, p)
+				c := loader.Context{}
+				if !fromHost {
+					c.IngressIfindex = loopback
+				}
+				if got := runAt(t, d, loader.ToNetwork, c, p); got != want {
+					t.Fatalf("%s, out, %+v: the program says %d, the oracle %d", h, p, got, want)
+				}
+				pairs["out"]++
+			}
+		}
+	})
+	t.Logf("%v pairs of policy and packet", pairs)
+}
+
+// hosted brings the resources into a dataplane with the host endpoint on the loopback
+// interface, where BPF_PROG_TEST_RUN is. It returns two addresses of the host.
+func hosted(t *rapid.T, d *Dataplane, store *api.Store, tables *policy.Tables, h api.Key) ([]netip.Addr, *desired.Dataplane) {
+	w := desired.Dataplane{
+		Policy: tables, Endpoints: localEndpoints(store), ToHost: desired.ToHostReturn,
+		HostEndpoints: map[int]api.Key{loopback: h}, Routes: make(map[netip.Prefix]desired.Route),
+	}
+	local := make(map[netip.Addr]bool)
+	for _, e := range w.Endpoints {
+		for _, a := range e.Addresses {
+			local[a] = true
+		}
+	}
+	var host []netip.Addr
+	v4, v6 := policytest.Addresses()
+	for _, family := range [][]netip.Addr{v4, v6} {
+		i := slices.IndexFunc(family, func(a netip.Addr) bool { return !local[a] })
+		host = append(host, family[i])
+		w.Routes[netip.PrefixFrom(family[i], family[i].BitLen())] = desired.Route{Kind: desired.RouteHost}
+	}
+	state := &desired.State{Dataplane: w}
+	pretendAttached(d, state)
+	if err := d.Ensure(context.Background(), state); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Prune(context.Background(), state); err != nil {
+		t.Fatal(err)
+	}
+	return host, &state.Dataplane
+}
+
+func last(steps []policytest.Step) policy.Action {
+	if len(steps) == 0 {
+		return policy.Continue
+	}
+	return steps[len(steps)-1].Action
+}
+
+// judgeHost is the order in which the stages are asked; untracked is what the first one
+// says.
+func judgeHost(o *policytest.Oracle, h api.Key, direction string, forwarded bool, p policy.Packet) (verdict, untracked policy.Action) {
+	if untracked = last(o.JudgeHost(h, "untracked", direction, p)); untracked != policy.Continue {
+		return untracked, untracked
+	}
+	if direction == "ingress" {
+		if a := last(o.JudgeHost(h, "preDNAT", direction, p)); a != policy.Continue {
+			return a, untracked
+		}
+	}
+	if !forwarded {
+		return last(o.JudgeHost(h, "normal", direction, p)), untracked
+	}
+	if a := last(o.JudgeHost(h, "forward", direction, p)); a != policy.Continue {
+		return a, untracked
+	}
+	return policy.Allow, untracked
+}
