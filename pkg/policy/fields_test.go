@@ -64,6 +64,39 @@ func TestRuleFields(t *testing.T) {
 			db ingress icmp6 fd00::1 [fd00::2]:128.0 => Deny default/end
 			db ingress icmp6 fd00::1 [fd00::2]:129.0 => Allow default/p[2]`,
 	}, {
+		name: "ICMP by number, and the types of one family are none of the other's",
+		resources: rules(`{action: Allow, protocol: 1, icmp: {type: 8}}, {action: Allow, protocol: "58", icmp: {type: 128, code: 1}},
+			{action: Log, protocol: ICMP, notICMP: {type: 3, code: 1}}, {action: Log, protocol: ICMPv6, icmp: {}}`),
+		verdicts: `
+			db ingress icmp 10.0.0.1 [10.0.0.2]:8.7 => Allow default/p[0]
+			db ingress icmp6 fd00::1 [fd00::2]:8.7 => Log default/p[3], Deny default/end
+			db ingress icmp6 fd00::1 [fd00::2]:128.1 => Allow default/p[1]
+			db ingress icmp 10.0.0.1 [10.0.0.2]:3.1 => Deny default/end
+			db ingress icmp 10.0.0.1 [10.0.0.2]:3.2 => Log default/p[2], Deny default/end`,
+	}, {
+		name: "UDPLite and SCTP have ports of their own, and names for them",
+		resources: rules(`{action: Allow, protocol: UDPLite, destination: {ports: ["5:7"], notPorts: [6]}}, {action: Allow, protocol: SCTP, source: {ports: [sig]}}`) + `---
+kind: WorkloadEndpoint
+metadata: {name: phone, namespace: default}
+spec: {node: node-2, orchestrator: cni, ipNetworks: [10.0.0.9], ports: [{name: sig, protocol: SCTP, port: 2905}, {name: sig, protocol: TCP, port: 2906}]}
+`,
+		verdicts: `
+			db ingress udplite [10.0.0.1]:1 [10.0.0.2]:5 => Allow default/p[0]
+			db ingress udplite [10.0.0.1]:1 [10.0.0.2]:6 => Deny default/end
+			db ingress udp [10.0.0.1]:1 [10.0.0.2]:5 => Deny default/end
+			db ingress sctp [10.0.0.9]:2905 [10.0.0.2]:5 => Allow default/p[1]
+			db ingress sctp [10.0.0.9]:2906 [10.0.0.2]:5 => Deny default/end
+			db ingress tcp [10.0.0.9]:2905 [10.0.0.2]:5 => Deny default/end`,
+	}, {
+		name: "hints and annotations change nothing",
+		resources: web + db + far + open + `kind: GlobalNetworkPolicy
+metadata: {name: p, annotations: {some: note}}
+spec: {selector: app == 'db', performanceHints: [AssumeNeededOnEveryNode], ingress: [{action: Allow, protocol: TCP, metadata: {annotations: {why: so}}}]}
+`,
+		verdicts: `
+			db ingress tcp [10.0.0.1]:1 [10.0.0.2]:5 => Allow default/p[0]
+			db ingress udp [10.0.0.1]:1 [10.0.0.2]:5 => Deny default/end`,
+	}, {
 		name: "families",
 		resources: rules(`{action: Log, ipVersion: 6}, {action: Log, source: {notNets: [10.0.0.0/24]}}, {action: Log, ipVersion: 4, protocol: 47},
 			{action: Allow, source: {nets: ["fd00::/16"]}}, {action: Allow, ipVersion: 6, source: {nets: [10.0.0.0/8]}}`),

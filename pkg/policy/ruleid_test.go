@@ -1,12 +1,14 @@
 package policy_test
 
 import (
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"calico-xdp/pkg/api"
 	"calico-xdp/pkg/policy"
+	"calico-xdp/pkg/policy/policytest"
 )
 
 func TestRuleIDsAsText(t *testing.T) {
@@ -54,4 +56,56 @@ func TestRuleIDsOfAnyName(t *testing.T) {
 			t.Fatalf("%s is %+v, %v, want %+v", id, got, err, id)
 		}
 	})
+}
+
+// Rulesets that ask the same of packets but come from different policies are
+// different ones: each says where its rules come from. Their vectors are one.
+func TestRulesetsOfOtherPoliciesAreOthers(t *testing.T) {
+	rules := "ingress: [{action: Allow, protocol: TCP, source: {nets: [10.0.0.0/8]}}]"
+	s := state{resources: web + db + open + `kind: WorkloadEndpoint
+metadata: {name: web2, namespace: default, labels: {app: web, more: labels}}
+spec: {node: node-1, orchestrator: cni, ipNetworks: [10.0.0.3], profiles: [open]}
+---
+kind: HostEndpoint
+metadata: {name: eth0, labels: {app: host}}
+spec: {node: node-1, interfaceName: eth0}
+---
+kind: GlobalNetworkPolicy
+metadata: {name: a}
+spec: {selector: app == 'web', ` + rules + `}
+---
+kind: GlobalNetworkPolicy
+metadata: {name: b}
+spec: {selector: app == 'db', ` + rules + `}
+---
+kind: GlobalNetworkPolicy
+metadata: {name: c}
+spec: {selector: app == 'host', applyOnForward: true, ` + rules + `}
+---
+kind: StagedGlobalNetworkPolicy
+metadata: {name: d}
+spec: {selector: has(more), order: 99, types: [Ingress]}
+`}
+	tables := policy.NewCompiler(policytest.Node).Compile(s.store(t), nil)
+	of := func(name string) policy.Rulesets {
+		return tables.Endpoints[api.Key{Kind: "WorkloadEndpoint", Namespace: "default", Name: name}]
+	}
+	if of("web").Ingress != of("web2").Ingress || of("web").Egress != of("web2").Egress {
+		t.Errorf("web has %+v, web2 %+v", of("web"), of("web2"))
+	}
+	host := tables.HostEndpoints[api.Key{Kind: "HostEndpoint", Name: "eth0"}]
+	for what, ids := range map[string][]policy.RulesetID{
+		"policies": {of("web").Ingress, of("db").Ingress}, "staged": {of("web2").Ingress, of("web2").StagedIngress},
+	} {
+		a, b := tables.Rulesets[ids[0]], tables.Rulesets[ids[1]]
+		if ids[0] == ids[1] || slices.Equal(a.Rules, b.Rules) {
+			t.Errorf("%s: rulesets %v are %v and %v", what, ids, a.Rules, b.Rules)
+		}
+		if len(a.Rules) == len(b.Rules) && (a.Sources != b.Sources || a.DestinationPorts != b.DestinationPorts) {
+			t.Errorf("%s: the vectors are not shared", what)
+		}
+	}
+	if host.Normal.Ingress != host.Forward.Ingress {
+		t.Errorf("the same policies and the same end at two stages: rulesets %d and %d", host.Normal.Ingress, host.Forward.Ingress)
+	}
 }

@@ -95,7 +95,10 @@ func (c *Compiler) rulesetOf(k *kind, at stage, direction int, v variant) (*rule
 	}
 	segments, open := c.segments(k, at, direction, policies)
 	blocks, size, key := layOut(segments, at)
-	key = append(key, byte(at), byte(direction), byte(v))
+	key = append(key, byte(direction), byte(v))
+	if open {
+		key = append(key, 2, byte(endOf(at)))
+	}
 	tooLong := size > MaxRules
 	if tooLong {
 		key = append(key, 1)
@@ -145,6 +148,11 @@ func layOut(segments []segment, at stage) (blocks []*block, size int, key []byte
 	return blocks, size, append(key, 3)
 }
 
+// endOf is what becomes of a packet at a stage that nothing there has decided about.
+func endOf(at stage) Action {
+	return [stages]Action{normal: Deny, forward: Allow, preDNAT: Continue, untracked: Continue}[at]
+}
+
 // flatten makes one list of the segments and, if anything gets through them, what
 // becomes of that.
 func (r *ruleset) flatten(segments []segment, open bool, at stage, direction int, v variant, size int) {
@@ -182,8 +190,7 @@ func (r *ruleset) flatten(segments []segment, open bool, at stage, direction int
 		r.out.Segments = append(r.out.Segments, part)
 	}
 	if open {
-		end := [stages]Action{normal: Deny, forward: Allow, preDNAT: Continue, untracked: Continue}[at]
-		r.add(end, RuleID{Direction: directions[direction], Index: -1, Staged: v == staged}, [parts]*term{})
+		r.add(endOf(at), RuleID{Direction: directions[direction], Index: -1, Staged: v == staged}, [parts]*term{})
 	}
 }
 

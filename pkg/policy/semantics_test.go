@@ -145,6 +145,67 @@ spec: {order: -1.5, ingress: [{action: Log}]}
 		verdicts: `web ingress gre 10.0.0.2 10.0.0.1 => Log default/a.negative[0], Log default/default/x[0], Log default/z[0], Log default/default/z[0], Log default/a[0], Deny default/end`,
 		problems: `Profile(open): does not exist`,
 	}, {
+		name: "tiers: by order, then by name; without an order at 1,000,000, without a tier in the default one",
+		resources: web + open + `kind: Tier
+metadata: {name: after}
+spec: {defaultAction: Pass, order: 1000000.5}
+---
+kind: Tier
+metadata: {name: beside}
+spec: {defaultAction: Pass}
+---
+kind: Tier
+metadata: {name: eve}
+spec: {defaultAction: Pass, order: 1000000}
+---
+kind: GlobalNetworkPolicy
+metadata: {name: after.a}
+spec: {tier: after, order: 1, ingress: [{action: Log}]}
+---
+kind: GlobalNetworkPolicy
+metadata: {name: beside.a}
+spec: {tier: beside, order: 2, ingress: [{action: Log}]}
+---
+kind: GlobalNetworkPolicy
+metadata: {name: eve.a}
+spec: {tier: eve, ingress: [{action: Log}]}
+---
+kind: GlobalNetworkPolicy
+metadata: {name: b}
+spec: {order: 3, ingress: [{action: Log}, {action: Pass}]}
+`,
+		verdicts: `web ingress gre 10.0.0.2 10.0.0.1 => Log beside/beside.a[0], Pass beside/end, Log default/b[0], Pass default/b[1], Log eve/eve.a[0], Pass eve/end, Log after/after.a[0], Pass after/end, Allow open[0]`,
+	}, {
+		name: "without types: what there are rules for, ingress if there are none",
+		resources: web + open + `kind: GlobalNetworkPolicy
+metadata: {name: both}
+spec: {order: 1, ingress: [{action: Log}], egress: [{action: Log}]}
+---
+kind: GlobalNetworkPolicy
+metadata: {name: in}
+spec: {order: 2, ingress: [{action: Log}]}
+---
+kind: GlobalNetworkPolicy
+metadata: {name: out}
+spec: {order: 3, egress: [{action: Log}]}
+---
+kind: GlobalNetworkPolicy
+metadata: {name: none}
+spec: {order: 4, selector: app == 'nobody'}
+`,
+		verdicts: `
+			web ingress gre 10.0.0.2 10.0.0.1 => Log default/both[0], Log default/in[0], Deny default/end
+			web egress gre 10.0.0.1 10.0.0.2 => Log default/both[0], Log default/out[0], Deny default/end`,
+	}, {
+		name: "a policy without rules selects all the same",
+		resources: web + open + `kind: NetworkPolicy
+metadata: {name: none, namespace: default}
+spec: {}
+`,
+		verdicts: `
+			web ingress gre 10.0.0.2 10.0.0.1 => Deny default/end
+			web egress gre 10.0.0.1 10.0.0.2 => Allow open[0]`,
+	}, {
 		name: "a policy of a tier that does not exist closes what it selects",
 		resources: web + db + open + `kind: GlobalNetworkPolicy
 metadata: {name: gone.a}
@@ -280,6 +341,41 @@ spec: {selector: role == 'front', ingress: [{action: Allow, source: {selector: r
 			web ingress gre 10.0.0.1 10.0.0.1 => Allow default/p[0]
 			web ingress gre 10.0.0.7 10.0.0.1 => Deny default/end
 			web ingress gre 10.0.0.8 10.0.0.1 => Pass default/p[1], Allow open[0]`,
+	}, {
+		name: "a network set has its namespace's labels, a workload only if it lists the profile; the first profile's count",
+		resources: web + open + `kind: Profile
+metadata: {name: kns.prod}
+spec: {labelsToApply: {pcns.env: live, zone: a}}
+---
+kind: Profile
+metadata: {name: second}
+spec: {labelsToApply: {zone: b}}
+---
+kind: NetworkSet
+metadata: {name: lab, namespace: prod}
+spec: {nets: [198.51.100.0/24]}
+---
+kind: WorkloadEndpoint
+metadata: {name: loner, namespace: prod}
+spec: {node: node-2, orchestrator: cni, ipNetworks: [10.0.9.8]}
+---
+kind: WorkloadEndpoint
+metadata: {name: lister, namespace: prod}
+spec: {node: node-2, orchestrator: cni, ipNetworks: [10.0.9.9], profiles: [kns.prod, second]}
+---
+kind: WorkloadEndpoint
+metadata: {name: other, namespace: prod}
+spec: {node: node-2, orchestrator: cni, ipNetworks: [10.0.9.10], profiles: [second, kns.prod]}
+---
+kind: GlobalNetworkPolicy
+metadata: {name: p}
+spec: {selector: app == 'web', ingress: [{action: Log, source: {namespaceSelector: env == 'live'}}, {action: Allow, source: {selector: zone == 'a'}}]}
+`,
+		verdicts: `
+			web ingress gre 198.51.100.7 10.0.0.1 => Log default/p[0], Allow default/p[1]
+			web ingress gre 10.0.9.8 10.0.0.1 => Deny default/end
+			web ingress gre 10.0.9.9 10.0.0.1 => Log default/p[0], Allow default/p[1]
+			web ingress gre 10.0.9.10 10.0.0.1 => Log default/p[0], Deny default/end`,
 	}, {
 		name: "a policy selects by namespace and service account",
 		resources: web + open + `kind: Profile

@@ -142,7 +142,7 @@ func stepText(s policytest.Step) string {
 func parsePacket(t *testing.T, protocol, source, destination string) policy.Packet {
 	t.Helper()
 	p := policy.Packet{}
-	number, ok := map[string]uint8{"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmp6": 58, "gre": 47}[protocol]
+	number, ok := map[string]uint8{"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmp6": 58, "gre": 47, "udplite": 136}[protocol]
 	if !ok {
 		t.Fatalf("no protocol %q", protocol)
 	}
