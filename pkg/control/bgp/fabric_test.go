@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -19,27 +20,46 @@ import (
 )
 
 // fabric is one link that hosts are on: this process's namespace, with an address
-// for each of our nodes, and hosts with other BGP speakers. Host n has 10.210.1.n/24
-// and fd00:210::n/64; the blocks of node n are 10.65.n.0/26 and fd00:65:0:n::/122.
+// for each of our nodes, and hosts with other BGP speakers. On fabric f host n has
+// 10.210.f.n/24 and fd00:210:f::n/64; the blocks of node n are 10.65.n.0/26 and
+// fd00:65:0:n::/122. Tests with fabrics run at the same time: they mostly wait.
 type fabric struct {
 	t         *testing.T
+	number    int
 	bridge    string
 	resources *api.Store
 }
 
+var fabrics atomic.Int64
+
 func newFabric(t *testing.T) *fabric {
 	t.Helper()
-	f := &fabric{t: t, bridge: "fabric", resources: api.NewStore()}
+	t.Parallel()
+	number := int(fabrics.Add(1))
+	f := &fabric{t: t, number: number, bridge: fmt.Sprintf("fabric%d", number), resources: api.NewStore()}
 	run(t, "ip link add "+f.bridge+" type bridge")
 	t.Cleanup(func() { run(t, "ip link del "+f.bridge) })
 	run(t, "ip link set "+f.bridge+" up")
 	return f
 }
 
-func address4(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 210, 1, byte(n)}) }
-func address6(n int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("fd00:210::%d", n)) }
-func block4(n int) string       { return fmt.Sprintf("10.65.%d.0/26", n) }
-func block6(n int) string       { return fmt.Sprintf("fd00:65:0:%d::/122", n) }
+func (f *fabric) address4(n int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 210, byte(f.number), byte(n)})
+}
+
+func (f *fabric) address6(n int) netip.Addr {
+	return netip.MustParseAddr(fmt.Sprintf("fd00:210:%d::%d", f.number, n))
+}
+
+func block4(n int) string { return fmt.Sprintf("10.65.%d.0/26", n) }
+func block6(n int) string { return fmt.Sprintf("fd00:65:0:%d::/122", n) }
+
+// text is what a test says of 10.210.f and fd00:210:f, for this fabric.
+func (f *fabric) text(s string) string {
+	return strings.NewReplacer("10.210.f.", fmt.Sprintf("10.210.%d.", f.number), "fd00:210:f:", fmt.Sprintf("fd00:210:%d:", f.number)).Replace(s)
+}
+
+func (f *fabric) lines(l ...string) string { return f.text(lines(l...)) }
 
 // add takes up resources, as YAML documents.
 func (f *fabric) add(documents string) {
@@ -71,7 +91,7 @@ func (f *fabric) addNode(name string, n int, bgp string) {
 kind: Node
 metadata: {name: %s, labels: {%s: "true"}}
 spec: {bgp: {ipv4Address: %s/24, ipv6Address: %s/64%s}}
-`, name, name, address4(n), address6(n), bgp))
+`, name, name, f.address4(n), f.address6(n), bgp))
 	affinity := "host:" + name
 	for _, cidr := range []string{block4(n), block6(n)} {
 		b := &api.IPAMBlock{CIDR: netip.MustParsePrefix(cidr), Affinity: &affinity, Allocations: make([]*int, 64)}
@@ -102,13 +122,13 @@ type ours struct {
 // start starts a node of ours with host n's addresses.
 func (f *fabric) start(name string, n int) *ours {
 	f.t.Helper()
-	for _, a := range []string{address4(n).String() + "/24", address6(n).String() + "/64 nodad"} {
+	for _, a := range []string{f.address4(n).String() + "/24", f.address6(n).String() + "/64 nodad"} {
 		if out, err := exec.Command("ip", strings.Fields("addr add "+a+" dev "+f.bridge)...).CombinedOutput(); err != nil && !strings.Contains(string(out), "File exists") && !strings.Contains(string(out), "already assigned") {
 			f.t.Fatalf("%v: %s", err, out)
 		}
 	}
 	o := &ours{fabric: f, name: name, input: desired.Input{Node: name}}
-	s := New(Options{ListenAddresses: []netip.Addr{address4(n), address6(n)}}, testLogger(f.t, name))
+	s := New(Options{ListenAddresses: []netip.Addr{f.address4(n), f.address6(n)}}, testLogger(f.t, name))
 	s.reflectorDeferral = 2
 	o.node = &node{Speaker: s, t: f.t}
 	f.t.Cleanup(func() {
@@ -145,6 +165,7 @@ func until(t *testing.T, what, want string, nodes []*ours, got func() string) {
 
 // host is another host of the fabric, a network namespace.
 type host struct {
+	*fabric
 	t     *testing.T
 	pid   int // of the process that holds the namespace
 	n     int
@@ -155,15 +176,15 @@ type host struct {
 func (f *fabric) host(n int) *host {
 	f.t.Helper()
 	holder := start(f.t, exec.Command("sleep", "infinity"), syscall.CLONE_NEWNET)
-	h := &host{t: f.t, pid: holder.Process.Pid, n: n}
-	link := fmt.Sprintf("host%d", n)
+	h := &host{fabric: f, t: f.t, pid: holder.Process.Pid, n: n}
+	link := fmt.Sprintf("host%d-%d", f.number, n)
 	run(f.t, "ip link add "+link+" type veth peer name eth0 netns "+strconv.Itoa(h.pid))
 	f.t.Cleanup(func() { run(f.t, "ip link del "+link) })
 	run(f.t, "ip link set "+link+" master "+f.bridge+" up")
 	h.run("ip link set lo up")
 	h.run("ip link set eth0 up")
-	h.run("ip addr add " + address4(n).String() + "/24 dev eth0")
-	h.run("ip addr add " + address6(n).String() + "/64 nodad dev eth0")
+	h.run("ip addr add " + f.address4(n).String() + "/24 dev eth0")
+	h.run("ip addr add " + f.address6(n).String() + "/64 nodad dev eth0")
 	// Not t.TempDir: FRR's daemons leave root and must get there.
 	dir, err := os.MkdirTemp("/tmp", "bgp-host")
 	if err != nil {
@@ -209,7 +230,7 @@ protocol device { scan time 1; }
 protocol direct { ipv4; ipv6; interface "eth0"; }
 protocol kernel { merge paths on; persist; ipv4 { import none; export where source = RTS_BGP; }; }
 protocol kernel { merge paths on; persist; ipv6 { import none; export where source = RTS_BGP; }; }
-`, address4(h.n))+protocols)
+`, h.address4(h.n))+protocols)
 	h.speak = h.command("bird", "-f", "-c", path, "-s", filepath.Join(h.dir, "bird.ctl"))
 	h.speak.Stderr = h.t.Output()
 	start(h.t, h.speak, 0)
@@ -289,11 +310,11 @@ func (h *host) learned() string {
 }
 
 // routesTo is the text of learned for the blocks of nodes, each through itself.
-func routesTo(nodes ...int) string {
+func (f *fabric) routesTo(nodes ...int) string {
 	var four, six []string
 	for _, n := range nodes {
-		four = append(four, block4(n)+" via "+address4(n).String())
-		six = append(six, block6(n)+" via "+address6(n).String())
+		four = append(four, block4(n)+" via "+f.address4(n).String())
+		six = append(six, block6(n)+" via "+f.address6(n).String())
 	}
 	return lines(append(four, six...)...)
 }

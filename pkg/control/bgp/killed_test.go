@@ -19,18 +19,21 @@ import (
 // speaker marks the process that TestKilled kills: its value are the peers.
 const speaker = "CALICO_XDP_BGP_TEST_SPEAKER"
 
-// speak is that process: host 1 of the fabric, in the namespace of the test's.
-func speak(peers string) {
+// speak is that process: the node whose addresses come before the peers', in the
+// namespace of the test's.
+func speak(addresses string) {
+	words := strings.Fields(addresses)
+	own4, own6 := netip.MustParseAddr(words[0]), netip.MustParseAddr(words[1])
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	s := New(Options{ListenAddresses: []netip.Addr{address4(1), address6(1)}}, log)
+	s := New(Options{ListenAddresses: []netip.Addr{own4, own6}}, log)
 	want := &desired.State{BGP: desired.BGP{
-		Enabled: true, AS: 64512, RouterID: address4(1), NextHop4: address4(1), NextHop6: address6(1),
+		Enabled: true, AS: 64512, RouterID: own4, NextHop4: own4, NextHop6: own6,
 		Peers: map[string]desired.BGPPeer{},
 		Advertise: map[netip.Prefix]bool{
 			netip.MustParsePrefix(block4(1)): true, netip.MustParsePrefix(block6(1)): true,
 		},
 	}}
-	for text := range strings.FieldsSeq(peers) {
+	for _, text := range words[2:] {
 		p := desired.BGPPeer{Address: netip.MustParseAddr(text), AS: 64512, Kind: desired.PeerMesh, ClusterNode: true}
 		want.BGP.Peers[text] = p
 	}
@@ -46,7 +49,7 @@ func speak(peers string) {
 // route in the kernel, and of a stream of packets through these routes none is lost.
 func TestKilled(t *testing.T) {
 	f := newFabric(t)
-	for _, a := range []string{address4(1).String() + "/24", address6(1).String() + "/64 nodad", "10.65.1.1/32", "fd00:65:0:1::1/128 nodad"} {
+	for _, a := range []string{f.address4(1).String() + "/24", f.address6(1).String() + "/64 nodad", "10.65.1.1/32", "fd00:65:0:1::1/128 nodad"} {
 		run(t, "ip addr add "+a+" dev "+f.bridge)
 	}
 	birdHost, frrHost := f.host(2), f.host(3)
@@ -56,20 +59,20 @@ protocol static { ipv4; route 10.65.2.0/26 blackhole; }
 protocol static { ipv6; route fd00:65:0:2::/122 blackhole; }
 protocol bgp four from calico { local %s as 64512; neighbor %s as 64512; ipv4 { import all; export where source = RTS_STATIC; }; }
 protocol bgp six from calico { local %s as 64512; neighbor %s as 64512; ipv6 { import all; export where source = RTS_STATIC; }; }
-`, address4(2), address4(1), address6(2), address6(1)))
-	frrHost.frr(strings.ReplaceAll(frrReflected(3, 64512, 1), " bgp graceful-restart\n", " bgp graceful-restart\n bgp graceful-restart preserve-fw-state\n"))
+`, f.address4(2), f.address4(1), f.address6(2), f.address6(1)))
+	frrHost.frr(strings.ReplaceAll(f.frrReflected(3, 64512, 1), " bgp graceful-restart\n", " bgp graceful-restart\n bgp graceful-restart preserve-fw-state\n"))
 
 	var process *exec.Cmd
 	launch := func() {
 		t.Helper()
 		process = exec.Command("/proc/self/exe")
-		process.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s %s", speaker, address4(2), address6(2), address4(3), address6(3)))
+		process.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s %s %s %s", speaker, f.address4(1), f.address6(1), f.address4(2), f.address6(2), f.address4(3), f.address6(3)))
 		process.Stderr = t.Output()
 		start(t, process, 0)
 	}
 	launch()
-	eventually(t, "BIRD's routes", routesTo(1), birdHost.learned)
-	eventually(t, "FRR's routes", routesTo(1), frrHost.learned)
+	eventually(t, "BIRD's routes", f.routesTo(1), birdHost.learned)
+	eventually(t, "FRR's routes", f.routesTo(1), frrHost.learned)
 	up := func() string {
 		return fmt.Sprint(strings.Count(birdHost.birdc("show", "protocols"), "Established") +
 			strings.Count(frrHost.vtysh("show bgp neighbors"), "BGP state = Established"))
@@ -103,10 +106,10 @@ protocol bgp six from calico { local %s as 64512; neighbor %s as 64512; ipv6 { i
 			t.Errorf("%s has removed from the kernel:\n%s", []string{"BIRD", "FRR"}[i], got)
 		}
 	}
-	if got := birdHost.learned(); got != routesTo(1) {
+	if got := birdHost.learned(); got != f.routesTo(1) {
 		t.Errorf("BIRD's routes in the end:\n%s", got)
 	}
-	if got := frrHost.learned(); got != routesTo(1) {
+	if got := frrHost.learned(); got != f.routesTo(1) {
 		t.Errorf("FRR's routes in the end:\n%s", got)
 	}
 }

@@ -21,7 +21,7 @@ import (
 type logger struct {
 	to *slog.Logger
 	// fails is told why a session ends or does not come up.
-	fails func(peer netip.Addr, reason string)
+	fails func(peer netip.Addr, reason string, guess bool)
 }
 
 func (l *logger) Panic(msg string, f log.Fields) { l.write(slog.LevelError, msg, f) }
@@ -82,7 +82,7 @@ func (l *logger) Warn(msg string, f log.Fields) {
 func (l *logger) told(f log.Fields, reason string) {
 	if text, ok := f["Key"].(string); ok {
 		if peer, err := netip.ParseAddr(text); err == nil {
-			l.fails(peer, reason)
+			l.fails(peer, reason, false)
 		}
 	}
 }

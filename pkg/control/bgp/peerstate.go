@@ -3,6 +3,7 @@ package bgp
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	api "github.com/osrg/gobgp/v3/api"
@@ -27,7 +28,8 @@ type peerState struct {
 	connection connection
 	as         uint32
 	reason     string      // why it is down, or does not come up; empty: not known
-	said       string      // the reason as logged last
+	heard      time.Time   // when the peer last let us know, or we it, what is wrong
+	said       []string    // the reasons that have been logged since it was up
 	downs      []time.Time // within flapWindow
 	flapping   bool
 }
@@ -65,7 +67,7 @@ func (w *watched) peerChanged(p *api.Peer) {
 			local:  netip.AddrPortFrom(local, uint16(p.GetTransport().GetLocalPort())),
 			remote: netip.AddrPortFrom(address, uint16(p.GetTransport().GetRemotePort())),
 		}
-		s.as, s.reason, s.said = p.GetState().GetPeerAsn(), "", ""
+		s.as, s.reason, s.said = p.GetState().GetPeerAsn(), "", nil
 		if !s.flapping || s.flaps(now) == 0 {
 			s.flapping = false
 			w.logger.Info("bgp session up", "peer", address, "as", s.as)
@@ -85,7 +87,7 @@ func (w *watched) peerChanged(p *api.Peer) {
 	default:
 		w.logger.Warn("bgp session down", "peer", address, "reason", s.reason)
 	}
-	s.said = s.reason
+	s.said = append(s.said, s.reason)
 	w.signal()
 }
 
@@ -101,7 +103,7 @@ func (w *watched) complete(address netip.Addr) {
 
 // fails notes why a session ends or does not come up. What stops it from coming up
 // is logged once.
-func (w *watched) fails(address netip.Addr, reason string) {
+func (w *watched) fails(address netip.Addr, reason string, guess bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.peers[address]
@@ -109,8 +111,11 @@ func (w *watched) fails(address netip.Addr, reason string) {
 		return
 	}
 	s.reason = reason
-	if !s.up && s.said != reason && !s.flapping {
-		s.said = reason
+	if !guess {
+		s.heard = time.Now()
+	}
+	if !s.up && !slices.Contains(s.said, reason) && !s.flapping {
+		s.said = append(s.said, reason)
 		w.logger.Warn("bgp session does not come up", "peer", address, "reason", reason)
 	}
 }

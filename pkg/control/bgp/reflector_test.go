@@ -51,10 +51,10 @@ protocol bgp { local %s as 65400; neighbor %s as 65400; multihop; connect delay 
   ipv4 { import all; export where source = RTS_STATIC; }; graceful restart on; }
 protocol bgp { local %s as 65400; neighbor %s as 65400; multihop; connect delay time 1; connect retry time 1; error wait time 1, 2;
   ipv6 { import all; export where source = RTS_STATIC; }; graceful restart on; }
-`, address4(14), address4(rr), address6(14), address6(rr))
+`, f.address4(14), f.address4(rr), f.address6(14), f.address6(rr))
 	}
 	birdHost.bird(protocols)
-	frrHost.frr(frrReflected(15, 65400, 10, 11))
+	frrHost.frr(f.frrReflected(15, 65400, 10, 11))
 
 	all := []*ours{f.start("rr0", 10), f.start("rr1", 11), f.start("node2", 12), f.start("node3", 13)}
 	for _, n := range all {
@@ -63,10 +63,10 @@ protocol bgp { local %s as 65400; neighbor %s as 65400; multihop; connect delay 
 	everywhere := func(why string) {
 		t.Helper()
 		for i, n := range all {
-			until(t, n.name+" learned "+why, routesTo(without(10+i)...), all, n.learned)
+			until(t, n.name+" learned "+why, f.routesTo(without(10+i)...), all, n.learned)
 		}
-		until(t, "BIRD learned "+why, routesTo(without(14)...), all, birdHost.learned)
-		until(t, "FRR learned "+why, routesTo(without(15)...), all, frrHost.learned)
+		until(t, "BIRD learned "+why, f.routesTo(without(14)...), all, birdHost.learned)
+		until(t, "FRR learned "+why, f.routesTo(without(15)...), all, frrHost.learned)
 	}
 	everywhere("at first")
 
@@ -92,10 +92,10 @@ protocol bgp { local %s as 65400; neighbor %s as 65400; multihop; connect delay 
 	})
 
 	// One reflector goes: nobody but those who knew its own blocks sees a difference.
-	steady := never(t, "BIRD's routes while a reflector goes and comes back", routesTo(without(14, 10)...), func() string {
+	steady := never(t, "BIRD's routes while a reflector goes and comes back", f.routesTo(without(14, 10)...), func() string {
 		return withoutLines(birdHost.learned(), ".10.0/26", ":10::/122")
 	})
-	steady2 := never(t, "node2's routes while a reflector goes and comes back", routesTo(without(12, 10)...), func() string {
+	steady2 := never(t, "node2's routes while a reflector goes and comes back", f.routesTo(without(12, 10)...), func() string {
 		return withoutLines(all[2].learned(), ".10.0/26", ":10::/122")
 	})
 	all[0].want.BGP.Enabled = false
@@ -145,15 +145,15 @@ func withoutLines(text string, parts ...string) string {
 }
 
 // frrReflected is bgpd's configuration of node n, peer of reflectors.
-func frrReflected(n, as int, reflectors ...int) string {
-	text := fmt.Sprintf("hostname frr\nrouter bgp %d\n bgp router-id %s\n no bgp ebgp-requires-policy\n no bgp network import-check\n no bgp default ipv4-unicast\n bgp graceful-restart\n timers bgp 5 15\n", as, address4(n))
+func (f *fabric) frrReflected(n, as int, reflectors ...int) string {
+	text := fmt.Sprintf("hostname frr\nrouter bgp %d\n bgp router-id %s\n no bgp ebgp-requires-policy\n no bgp network import-check\n no bgp default ipv4-unicast\n bgp graceful-restart\n timers bgp 5 15\n", as, f.address4(n))
 	four, six := "", ""
 	for _, rr := range reflectors {
-		for _, a := range []string{address4(rr).String(), address6(rr).String()} {
+		for _, a := range []string{f.address4(rr).String(), f.address6(rr).String()} {
 			text += fmt.Sprintf(" neighbor %s remote-as %d\n neighbor %s timers connect 1\n", a, as, a)
 		}
-		four += fmt.Sprintf("  neighbor %s activate\n", address4(rr))
-		six += fmt.Sprintf("  neighbor %s activate\n", address6(rr))
+		four += fmt.Sprintf("  neighbor %s activate\n", f.address4(rr))
+		six += fmt.Sprintf("  neighbor %s activate\n", f.address6(rr))
 	}
 	return text + " address-family ipv4 unicast\n  network " + block4(n) + "\n" + four + " exit-address-family\n" +
 		" address-family ipv6 unicast\n  network " + block6(n) + "\n" + six + " exit-address-family\n"

@@ -28,7 +28,7 @@ spec:
 `)
 	f.addNode("node1", 1, "")
 	for i, router := range []string{"bird", "frr"} {
-		for _, address := range []netip.Addr{address4(2 + i), address6(2 + i)} {
+		for _, address := range []netip.Addr{f.address4(2 + i), f.address6(2 + i)} {
 			family := "v4"
 			if address.Is6() {
 				family = "v6"
@@ -68,9 +68,9 @@ protocol static announced { ipv4; route 0.0.0.0/0 blackhole; route 10.98.0.0/16 
 protocol static announced6 { ipv6; route ::/0 blackhole; route fd00:99::/32 blackhole; route fd00:192:2::/48 blackhole; }
 protocol bgp four from calico { local %s as 65102; neighbor %s as 64512; ipv4 { import all; export where source = RTS_STATIC; }; }
 protocol bgp six from calico { local %s as 65102; neighbor %s as 64512; ipv6 { import all; export where source = RTS_STATIC; }; }
-`, address4(2), address4(1), address6(2), address6(1)))
-	frr := fmt.Sprintf("hostname frr\nrouter bgp 65103\n bgp router-id %s\n no bgp ebgp-requires-policy\n no bgp network import-check\n no bgp default ipv4-unicast\n bgp graceful-restart\n timers bgp 5 15\n", address4(3))
-	for _, a := range []netip.Addr{address4(1), address6(1)} {
+`, f.address4(2), f.address4(1), f.address6(2), f.address6(1)))
+	frr := fmt.Sprintf("hostname frr\nrouter bgp 65103\n bgp router-id %s\n no bgp ebgp-requires-policy\n no bgp network import-check\n no bgp default ipv4-unicast\n bgp graceful-restart\n timers bgp 5 15\n", f.address4(3))
+	for _, a := range []netip.Addr{f.address4(1), f.address6(1)} {
 		frr += fmt.Sprintf(" neighbor %s remote-as 64512\n neighbor %s timers connect 1\n neighbor %s password coffee\n neighbor %s ttl-security hops 1\n", a, a, a, a)
 	}
 	frr += fmt.Sprintf(` address-family ipv4 unicast
@@ -83,7 +83,7 @@ protocol bgp six from calico { local %s as 65102; neighbor %s as 64512; ipv6 { i
   network fd00:99::/32
   network fd00:98::/32
  exit-address-family
-`, address4(1), address6(1))
+`, f.address4(1), f.address6(1))
 	frrHost.frr(frr)
 	node = f.start("node1", 1)
 	node.input.Secrets = map[desired.SecretKey]string{{Secret: "routers", Key: "bird"}: "tea", {Secret: "routers", Key: "frr"}: "coffee"}
@@ -94,22 +94,22 @@ func TestRouters(t *testing.T) {
 	f, n, birdHost, frrHost := routers(t)
 	n.round()
 	all := []*ours{n}
-	until(t, "we learned", lines(
-		"0.0.0.0/0 via 10.210.1.2",
-		"10.98.0.0/16 via 10.210.1.2",
-		"10.99.0.0/16 via 10.210.1.2 10.210.1.3", // as good
-		"192.168.2.128/25 via 10.210.1.2",
-		"::/0 via fd00:210::2",
-		"fd00:98::/32 via fd00:210::3",
-		"fd00:99::/32 via fd00:210::2 fd00:210::3"), all, n.learned)
-	until(t, "BIRD learned", routesTo(1), all, birdHost.learned)
-	until(t, "FRR learned", routesTo(1), all, frrHost.learned)
+	until(t, "we learned", f.lines(
+		"0.0.0.0/0 via 10.210.f.2",
+		"10.98.0.0/16 via 10.210.f.2",
+		"10.99.0.0/16 via 10.210.f.2 10.210.f.3", // as good
+		"192.168.2.128/25 via 10.210.f.2",
+		"::/0 via fd00:210:f::2",
+		"fd00:98::/32 via fd00:210:f::3",
+		"fd00:99::/32 via fd00:210:f::2 fd00:210:f::3"), all, n.learned)
+	until(t, "BIRD learned", f.routesTo(1), all, birdHost.learned)
+	until(t, "FRR learned", f.routesTo(1), all, frrHost.learned)
 	// FRR tells us our own blocks too.
-	until(t, "our sessions", lines(
-		"10.210.1.2 global up Established in 5 out 1",
-		"10.210.1.3 global up Established in 3 out 1",
-		"fd00:210::2 global up Established in 3 out 1",
-		"fd00:210::3 global up Established in 3 out 1"), all, n.status)
+	until(t, "our sessions", f.lines(
+		"10.210.f.2 global up Established in 5 out 1",
+		"10.210.f.3 global up Established in 3 out 1",
+		"fd00:210:f::2 global up Established in 3 out 1",
+		"fd00:210:f::3 global up Established in 3 out 1"), all, n.status)
 	for prefix, want := range map[string]string{block4(1): "(64512,100)", block6(1): "(64512,200)"} {
 		if got := birdHost.birdc("show", "route", "all", prefix); !strings.Contains(got, want) {
 			t.Errorf("%s without community %s at BIRD:\n%s", prefix, want, got)
@@ -127,21 +127,21 @@ func TestRouters(t *testing.T) {
 		f.add("apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {name: " + name + "}\nspec: " + spec + "\n")
 		n.round()
 	}
-	steady := never(t, "BIRD's routes while FRR's filters change", routesTo(1), birdHost.learned)
+	steady := never(t, "BIRD's routes while FRR's filters change", f.routesTo(1), birdHost.learned)
 	filter("frr", "{exportV4: [{cidr: "+block4(1)+", matchOperator: Equal, action: Reject}]}")
-	until(t, "FRR, which is not to hear of the IPv4 block, learned", block6(1)+" via fd00:210::1", all, frrHost.learned)
+	until(t, "FRR, which is not to hear of the IPv4 block, learned", block6(1)+" via "+f.address6(1).String(), all, frrHost.learned)
 	filter("frr", "{exportV4: [{source: RemotePeers, cidr: 10.98.0.0/16, matchOperator: In, action: Accept}, {cidr: 10.65.0.0/16, matchOperator: NotIn, action: Reject}], exportV6: [{action: Reject}]}")
 	// What another router has told is passed on where a filter accepts it.
-	until(t, "FRR learned", lines(block4(1)+" via 10.210.1.1", "10.98.0.0/16 via 10.210.1.1"), all, frrHost.learned)
+	until(t, "FRR learned", f.lines(block4(1)+" via 10.210.f.1", "10.98.0.0/16 via 10.210.f.1"), all, frrHost.learned)
 	filter("frr", "{importV4: [{cidr: 10.99.0.0/16, matchOperator: NotEqual, action: Accept}, {action: Reject}]}")
-	until(t, "FRR learned", routesTo(1), all, frrHost.learned)
-	until(t, "our IPv4 routes", lines(
-		"0.0.0.0/0 via 10.210.1.2", "10.98.0.0/16 via 10.210.1.2", "10.99.0.0/16 via 10.210.1.2",
-		"192.168.2.128/25 via 10.210.1.2"), all, func() string {
-		return lines(onlyLines(n.learned(), "10.210.1.")...)
+	until(t, "FRR learned", f.routesTo(1), all, frrHost.learned)
+	until(t, "our IPv4 routes", f.lines(
+		"0.0.0.0/0 via 10.210.f.2", "10.98.0.0/16 via 10.210.f.2", "10.99.0.0/16 via 10.210.f.2",
+		"192.168.2.128/25 via 10.210.f.2"), all, func() string {
+		return lines(onlyLines(n.learned(), f.text("10.210.f."))...)
 	})
 	filter("frr", "{}")
-	until(t, "10.99.0.0/16", "10.99.0.0/16 via 10.210.1.2 10.210.1.3", all, func() string { return lines(onlyLines(n.learned(), "10.99.")...) })
+	until(t, "10.99.0.0/16", f.text("10.99.0.0/16 via 10.210.f.2 10.210.f.3"), all, func() string { return lines(onlyLines(n.learned(), "10.99.")...) })
 	steady()
 
 	// A pool that is not exported, and is again.
@@ -151,11 +151,11 @@ func TestRouters(t *testing.T) {
 		n.round()
 	}
 	pool(true)
-	until(t, "BIRD learned of a hidden pool", block6(1)+" via fd00:210::1", all, birdHost.learned)
-	until(t, "FRR learned of a hidden pool", block6(1)+" via fd00:210::1", all, frrHost.learned)
+	until(t, "BIRD learned of a hidden pool", block6(1)+" via "+f.address6(1).String(), all, birdHost.learned)
+	until(t, "FRR learned of a hidden pool", block6(1)+" via "+f.address6(1).String(), all, frrHost.learned)
 	pool(false)
-	until(t, "BIRD learned", routesTo(1), all, birdHost.learned)
-	until(t, "FRR learned", routesTo(1), all, frrHost.learned)
+	until(t, "BIRD learned", f.routesTo(1), all, birdHost.learned)
+	until(t, "FRR learned", f.routesTo(1), all, frrHost.learned)
 
 	// A block is released, an address of somebody else's is taken up.
 	f.delete(api.KindIPAMBlock, api.BlockName(netip.MustParsePrefix(block4(1))))
@@ -166,7 +166,7 @@ func TestRouters(t *testing.T) {
 	b.Allocations[5], b.Attributes = &index, []api.AllocationAttribute{{Secondary: map[string]string{"node": "node1"}}}
 	f.resources.Apply(api.Change{Key: api.KeyOf(b), Resource: b})
 	n.round()
-	until(t, "BIRD learned", lines("10.65.7.5 via 10.210.1.1", block6(1)+" via fd00:210::1"), all, birdHost.learned)
+	until(t, "BIRD learned", f.lines("10.65.7.5 via 10.210.f.1", block6(1)+" via "+f.address6(1).String()), all, birdHost.learned)
 
 	if now := fmt.Sprint(established(n.node)); now != sessions {
 		t.Errorf("sessions %s\nwere %s", now, sessions)
@@ -174,5 +174,5 @@ func TestRouters(t *testing.T) {
 
 	// Of two next hops one goes.
 	birdHost.birdc("disable", "announced")
-	until(t, "our IPv4 routes", "10.99.0.0/16 via 10.210.1.3", all, func() string { return lines(onlyLines(n.learned(), "10.210.1.")...) })
+	until(t, "our IPv4 routes", f.text("10.99.0.0/16 via 10.210.f.3"), all, func() string { return lines(onlyLines(n.learned(), f.text("10.210.f."))...) })
 }

@@ -42,6 +42,7 @@ type Speaker struct {
 	logger   *slog.Logger
 	// reflectorDeferral is reflectorDeferralTime, less in tests.
 	reflectorDeferral int
+	diagnoses         time.Duration // how often sessions that are down are looked into
 	watched           *watched
 
 	mu      sync.Mutex
@@ -83,7 +84,8 @@ type label struct {
 
 // New returns a speaker that does nothing until it is told what to be.
 func New(o Options, logger *slog.Logger) *Speaker {
-	return &Speaker{logger: logger, watched: newWatched(logger), listenOn: o.ListenAddresses, reflectorDeferral: reflectorDeferralTime}
+	return &Speaker{logger: logger, watched: newWatched(logger), listenOn: o.ListenAddresses,
+		reflectorDeferral: reflectorDeferralTime, diagnoses: diagnosePeriod}
 }
 
 // Ensure starts the speaker and adds the prefixes and sessions that are
@@ -198,6 +200,7 @@ func (s *Speaker) start(ctx context.Context, b *desired.BGP) error {
 		go s.library.Serve() // never returns: the library has no way to end it
 		watching, unwatch := context.WithCancel(context.Background())
 		s.unwatch = unwatch
+		go s.diagnose(watching)
 		if err := s.watched.watch(watching, s.library); err != nil {
 			return fmt.Errorf("bgp watch: %w", err)
 		}

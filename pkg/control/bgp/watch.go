@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	api "github.com/osrg/gobgp/v3/api"
 	"github.com/osrg/gobgp/v3/pkg/server"
@@ -18,6 +19,8 @@ import (
 type watched struct {
 	logger  *slog.Logger
 	changed chan struct{}
+	// patience is how long a session may take to come up.
+	patience time.Duration
 
 	mu      sync.Mutex
 	learned map[netip.Prefix][]netip.Addr // best paths of peers: next hops, in order
@@ -27,10 +30,11 @@ type watched struct {
 
 func newWatched(logger *slog.Logger) *watched {
 	return &watched{
-		logger:  logger,
-		changed: make(chan struct{}, 1),
-		learned: map[netip.Prefix][]netip.Addr{},
-		peers:   map[netip.Addr]*peerState{},
+		logger:   logger,
+		changed:  make(chan struct{}, 1),
+		patience: defaultPatience,
+		learned:  map[netip.Prefix][]netip.Addr{},
+		peers:    map[netip.Addr]*peerState{},
 	}
 }
 
