@@ -99,6 +99,14 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } peers SEC(".maps");
 
+/* Way to a node -> its MTU where routers say that it is smaller. Programs only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct address);
+	__type(value, struct path_mtu);
+	__uint(max_entries, 4096);
+} path_mtus SEC(".maps");
+
 /* Peer class of a single address, asked first. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

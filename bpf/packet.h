@@ -89,7 +89,8 @@ struct packet {
 	__u8 ttl;
 	__u8 tos;
 	__u8 quoted_wrong;	/* ICMP error whose sender is not the quoted destination */
-	__u8 link_wide;		/* multicast or broadcast */
+	__u8 link_wide : 1;	/* multicast or broadcast */
+	__u8 whole : 1;		/* IPv4 that must not be fragmented */
 	__u8 tunnel;		/* enum forward: FORWARD_IPIP, FORWARD_VXLAN; 0: it was not encapsulated */
 	struct address node;	/* who encapsulated it, on from_network */
 };
@@ -231,6 +232,14 @@ static __always_inline int packet_quoted(struct packet *p, void *inner, void *en
 		dst_lo = ADDRESS_LO(&ip6->daddr);
 		protocol = ip6->nexthdr;
 		l4 = ip6 + 1;
+		if (protocol == IPPROTO_FRAGMENT) { /* next header, reserved, offset and more, id */
+			__be16 *words = l4;
+
+			if (l4 + 8 > end || words[1] & bpf_htons(0xfff8))
+				return -1;
+			protocol = *(__u8 *)l4;
+			l4 += 8;
+		}
 	} else {
 		struct iphdr *ip = inner;
 
@@ -298,6 +307,7 @@ static __always_inline enum parsed packet_headers(void *data, void *end, __u32 l
 		p->ipv6 = 0;
 		p->ttl = ip->ttl;
 		p->tos = ip->tos;
+		p->whole = !!(ip->frag_off & bpf_htons(IP_DONT_FRAGMENT));
 		if (ip->frag_off & bpf_htons(IP_OFFSET_MASK | IP_MORE_FRAGMENTS)) {
 			__u32 field = bpf_ntohs(ip->frag_off);
 

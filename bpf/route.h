@@ -27,27 +27,41 @@ static __always_inline int address_is_link_local(const struct address *addr)
 	return addr->bytes[0] == 0xfe && (addr->bytes[1] & 0xc0) == 0x80;
 }
 
-/* The uplink that the kernel would use to reach a node, or 0. */
-static __always_inline __u32 route_uplink(struct __sk_buff *skb, const struct address *node,
-					  const struct settings *settings)
+/* How long to believe what a router says of a path (RFC 1191, 6.3). */
+#define PATH_MTU_LIFE (600ULL * 1000000000)
+
+/* The uplink that the kernel would use to reach a hop's node, or 0. Notes the way's MTU. */
+static __always_inline __u32 route_uplink(struct __sk_buff *skb, struct next_hop *hop, const struct settings *settings)
 {
-	struct bpf_fib_lookup fib = { .ifindex = skb->ifindex };
+	/* A length that fits: the kernel then tells the route's MTU. */
+	struct bpf_fib_lookup fib = { .ifindex = skb->ifindex, .tot_len = 1 };
+	struct path_mtu *path;
+	__u32 mtu;
 	long rc;
 
-	if (address_is_ipv4(node)) {
+	if (address_is_ipv4(&hop->node)) {
 		fib.family = AF_INET;
 		fib.ipv4_src = address_ipv4(&settings->node4);
-		fib.ipv4_dst = address_ipv4(node);
+		fib.ipv4_dst = address_ipv4(&hop->node);
 	} else {
 		fib.family = AF_INET6;
 		__builtin_memcpy(fib.ipv6_src, &settings->node6, 16);
-		__builtin_memcpy(fib.ipv6_dst, node, 16);
+		__builtin_memcpy(fib.ipv6_dst, &hop->node, 16);
 	}
 	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	/* The neighbour may still have to be asked for: bpf_redirect_neigh does. */
-	if (rc == BPF_FIB_LKUP_RET_SUCCESS || rc == BPF_FIB_LKUP_RET_NO_NEIGH)
-		return fib.ifindex;
-	return 0;
+	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return 0;
+	mtu = fib.mtu_result;
+	if (rc == BPF_FIB_LKUP_RET_NO_NEIGH) {
+		mtu = 1; /* a length that fits, again: the interface's is told */
+		bpf_check_mtu(skb, fib.ifindex, &mtu, 0, 0);
+	}
+	hop->mtu = mtu;
+	path = bpf_map_lookup_elem(&path_mtus, &hop->node);
+	if (path && (!hop->mtu || path->mtu < hop->mtu) && bpf_ktime_get_ns() - path->learned < PATH_MTU_LIFE)
+		hop->mtu = path->mtu;
+	return fib.ifindex;
 }
 
 /* Fills the next hop towards addr. Returns the kind of route, 0 for none; the next
@@ -76,7 +90,7 @@ __noinline int route_resolve(struct __sk_buff *skb, const struct address *addr, 
 	} else if (route->kind == ROUTE_WORKLOAD) {
 		address_copy(&hop->node, &route->node);
 		hop->forward = route->forward;
-		hop->ifindex = route_uplink(skb, &hop->node, now);
+		hop->ifindex = route_uplink(skb, hop, now);
 		if (route->forward == FORWARD_VXLAN) {
 			struct peer *peer = bpf_map_lookup_elem(&peers, &hop->node);
 
@@ -111,7 +125,7 @@ __noinline int route_follow(struct __sk_buff *skb, struct next_hop *hop)
 
 	if (!hop || !now)
 		return 0;
-	uplink = route_uplink(skb, &hop->node, now);
+	uplink = route_uplink(skb, hop, now);
 	if (uplink && uplink != hop->ifindex)
 		hop->ifindex = uplink;
 	return 0;

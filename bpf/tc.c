@@ -9,6 +9,7 @@
 #include "verdict.h"
 #include "flow.h"
 #include "encap.h"
+#include "mtu.h"
 #include "arp.h"
 
 /* On packets that left for another node through here, so that to_network lets them be. */
@@ -75,13 +76,23 @@ static __always_inline enum reason forward_away(struct __sk_buff *skb, const str
 						const struct flow *flow, int *action)
 {
 	enum reason reason;
-	__u32 uplink;
+	__u32 uplink, room;
 	__u8 forward = flow->next_hop.forward;
 
 	if (forward == FORWARD_HOST)
 		return PASS_TO_HOST;
 	if (forward == FORWARD_STACK || p->ttl <= 1)
 		return PASS_TO_STACK;
+	room = mtu_exceeded(skb, p, &flow->next_hop);
+	if (room) {
+		/* The host's stack makes fragments of what may be. */
+		if (!p->ipv6 && !p->whole)
+			return PASS_TO_STACK;
+		if (mtu_answer(skb, room))
+			return DROP_ENCAP;
+		*action = bpf_redirect(skb->ifindex, 0);
+		return PASS_TOO_BIG;
+	}
 	reason = forward_hop(skb, p);
 	if (reason)
 		return reason;
@@ -197,18 +208,36 @@ static __always_inline enum reason host_unparsed(enum parsed parsed, __u32 ifind
 	return PASS_NOT_OURS;
 }
 
+/* Reads a packet from the network, out of its tunnel if it came through one. Returns enum
+ * parsed, or above it, << 8, why it is dropped.
+ */
+__noinline int network_parse(struct __sk_buff *skb, struct packet *p)
+{
+	enum reason reason;
+	enum parsed parsed;
+
+	if (!p)
+		return DROP_MALFORMED << 8;
+	reason = encap_pop(skb, p);
+	if (reason)
+		return reason << 8;
+	parsed = packet_parse(skb, p, HOOK_FROM_NETWORK);
+	if (p->icmp_error)
+		mtu_learn(skb, p);
+	return parsed;
+}
+
 static __always_inline enum reason decide_from_network(struct __sk_buff *skb, struct packet *p, int *action)
 {
 	__u32 via = skb->ifindex, policies = host_policies();
 	struct address *destination;
 	struct flow *flow;
 	enum reason reason;
-	enum parsed parsed;
+	int parsed;
 
-	reason = encap_pop(skb, p);
-	if (reason)
-		return reason;
-	parsed = packet_parse(skb, p, HOOK_FROM_NETWORK);
+	parsed = network_parse(skb, p);
+	if (parsed >> 8)
+		return parsed >> 8;
 	if (p->tunnel) {
 		/* Out of a tunnel it can only be for a workload or the host. */
 		if (parsed != PARSED_IP)
@@ -322,7 +351,7 @@ static __always_inline enum reason decide_to_network(struct __sk_buff *skb, stru
 	if (skb->mark & MARK_FORWARDED)
 		return PASS_TO_NODE;
 	parsed = packet_parse(skb, p, HOOK_TO_NETWORK);
-	if (parsed == PARSED_MULTICAST ? !p->key.protocol : parsed != PARSED_IP)
+	if (parsed == PARSED_MULTICAST ? !p->key.protocol : parsed != PARSED_IP && parsed != PARSED_FRAGMENT)
 		return host_unparsed(parsed, skb->ifindex);
 	if (p->icmp_error)
 		return PASS_NOT_OURS;
@@ -330,9 +359,14 @@ static __always_inline enum reason decide_to_network(struct __sk_buff *skb, stru
 	if (!j)
 		return DROP_MALFORMED;
 	forward = away(p, j);
-	reason = host_egress(skb, p, forward > FORWARD_NODE ? INTERFACE_TUNNEL : skb->ifindex);
-	if (reason || !forward)
-		return reason;
+	/* What follows no fragment that has passed is of no use to anybody. */
+	if (parsed != PARSED_FRAGMENT) {
+		reason = host_egress(skb, p, forward > FORWARD_NODE ? INTERFACE_TUNNEL : skb->ifindex);
+		if (reason)
+			return reason;
+	}
+	if (!forward)
+		return PASS_NOT_OURS;
 	if (forward < 0)
 		return DROP_NO_NEXT_HOP;
 	if (forward == FORWARD_NODE)

@@ -38,7 +38,8 @@ enum reason {
 	PASS_NEIGHBOR,		/* ARP and neighbour discovery */
 	PASS_FAILSAFE,		/* to or from a failsafe port of the host */
 	PASS_UNTRACKED,		/* allowed by an untracked policy: no flow */
-	LAST_PASS = PASS_UNTRACKED,
+	PASS_TOO_BIG,		/* its sender has been told what would fit */
+	LAST_PASS = PASS_TOO_BIG,
 	DROP_MALFORMED,		/* headers that do not add up */
 	DROP_UNSUPPORTED,	/* not IP, or extension headers that we cannot see through */
 	DROP_FRAGMENT,		/* a fragment whose first was not allowed, or that is not the next */
@@ -147,7 +148,16 @@ struct next_hop {
 	__u32 ifindex;		/* uplink */
 	__u8 mac[6];		/* VXLAN: inner destination */
 	__u8 forward;		/* enum forward */
-	__u8 pad[5];
+	__u8 pad;
+	__u16 mtu;		/* of the way to the node, outer header included; 0: not known */
+	__u16 pad_end;
+};
+
+/* What a router has said of the way to a node. */
+struct path_mtu {
+	__u64 learned;		/* CLOCK_MONOTONIC, ns */
+	__u32 mtu;
+	__u32 pad;
 };
 
 enum flow_state {

@@ -30,6 +30,7 @@ const (
 	sweepMapHostEndpoints    = "host_endpoints"
 	sweepMapNetClasses       = "net_classes"
 	sweepMapNewFlows         = "new_flows"
+	sweepMapPathMtus         = "path_mtus"
 	sweepMapPeers            = "peers"
 	sweepMapPortClasses      = "port_classes"
 	sweepMapRoutes           = "routes"
@@ -117,6 +118,7 @@ type sweepMapSpecs struct {
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
 	NewFlows      *ebpf.MapSpec `ebpf:"new_flows"`
+	PathMtus      *ebpf.MapSpec `ebpf:"path_mtus"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	PortClasses   *ebpf.MapSpec `ebpf:"port_classes"`
 	Routes        *ebpf.MapSpec `ebpf:"routes"`
@@ -178,6 +180,7 @@ type sweepMaps struct {
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
 	NewFlows      *ebpf.Map `ebpf:"new_flows"`
+	PathMtus      *ebpf.Map `ebpf:"path_mtus"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	PortClasses   *ebpf.Map `ebpf:"port_classes"`
 	Routes        *ebpf.Map `ebpf:"routes"`
@@ -206,6 +209,7 @@ func (m *sweepMaps) Close() error {
 		m.HostEndpoints,
 		m.NetClasses,
 		m.NewFlows,
+		m.PathMtus,
 		m.Peers,
 		m.PortClasses,
 		m.Routes,

@@ -30,6 +30,7 @@ const (
 	tcMapHostEndpoints = "host_endpoints"
 	tcMapNetClasses    = "net_classes"
 	tcMapNewFlows      = "new_flows"
+	tcMapPathMtus      = "path_mtus"
 	tcMapPeers         = "peers"
 	tcMapPortClasses   = "port_classes"
 	tcMapRoutes        = "routes"
@@ -114,6 +115,7 @@ type tcMapSpecs struct {
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
 	NewFlows      *ebpf.MapSpec `ebpf:"new_flows"`
+	PathMtus      *ebpf.MapSpec `ebpf:"path_mtus"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	PortClasses   *ebpf.MapSpec `ebpf:"port_classes"`
 	Routes        *ebpf.MapSpec `ebpf:"routes"`
@@ -166,6 +168,7 @@ type tcMaps struct {
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
 	NewFlows      *ebpf.Map `ebpf:"new_flows"`
+	PathMtus      *ebpf.Map `ebpf:"path_mtus"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	PortClasses   *ebpf.Map `ebpf:"port_classes"`
 	Routes        *ebpf.Map `ebpf:"routes"`
@@ -194,6 +197,7 @@ func (m *tcMaps) Close() error {
 		m.HostEndpoints,
 		m.NetClasses,
 		m.NewFlows,
+		m.PathMtus,
 		m.Peers,
 		m.PortClasses,
 		m.Routes,

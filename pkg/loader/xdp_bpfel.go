@@ -30,6 +30,7 @@ const (
 	xdpMapHostEndpoints = "host_endpoints"
 	xdpMapNetClasses    = "net_classes"
 	xdpMapNewFlows      = "new_flows"
+	xdpMapPathMtus      = "path_mtus"
 	xdpMapPeers         = "peers"
 	xdpMapPortClasses   = "port_classes"
 	xdpMapRoutes        = "routes"
@@ -106,6 +107,7 @@ type xdpMapSpecs struct {
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
 	NewFlows      *ebpf.MapSpec `ebpf:"new_flows"`
+	PathMtus      *ebpf.MapSpec `ebpf:"path_mtus"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	PortClasses   *ebpf.MapSpec `ebpf:"port_classes"`
 	Routes        *ebpf.MapSpec `ebpf:"routes"`
@@ -158,6 +160,7 @@ type xdpMaps struct {
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
 	NewFlows      *ebpf.Map `ebpf:"new_flows"`
+	PathMtus      *ebpf.Map `ebpf:"path_mtus"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	PortClasses   *ebpf.Map `ebpf:"port_classes"`
 	Routes        *ebpf.Map `ebpf:"routes"`
@@ -186,6 +189,7 @@ func (m *xdpMaps) Close() error {
 		m.HostEndpoints,
 		m.NetClasses,
 		m.NewFlows,
+		m.PathMtus,
 		m.Peers,
 		m.PortClasses,
 		m.Routes,

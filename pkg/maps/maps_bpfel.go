@@ -241,7 +241,16 @@ type bpfNextHop struct {
 	Ifindex uint32
 	Mac     [6]uint8
 	Forward uint8
-	Pad     [5]uint8
+	Pad     uint8
+	Mtu     uint16
+	PadEnd  uint16
+}
+
+type bpfPathMtu struct {
+	_       structs.HostLayout
+	Learned uint64
+	Mtu     uint32
+	Pad     uint32
 }
 
 type bpfPeer struct {
@@ -275,24 +284,25 @@ const (
 	bpfReasonPASS_NEIGHBOR       bpfReason = 7
 	bpfReasonPASS_FAILSAFE       bpfReason = 8
 	bpfReasonPASS_UNTRACKED      bpfReason = 9
-	bpfReasonLAST_PASS           bpfReason = 9
-	bpfReasonDROP_MALFORMED      bpfReason = 10
-	bpfReasonDROP_UNSUPPORTED    bpfReason = 11
-	bpfReasonDROP_FRAGMENT       bpfReason = 12
-	bpfReasonDROP_SPOOFED        bpfReason = 13
-	bpfReasonDROP_MULTICAST      bpfReason = 14
-	bpfReasonDROP_EGRESS_POLICY  bpfReason = 15
-	bpfReasonDROP_INGRESS_POLICY bpfReason = 16
-	bpfReasonDROP_HOST_POLICY    bpfReason = 17
-	bpfReasonDROP_UNTRACKED      bpfReason = 18
-	bpfReasonDROP_TO_HOST        bpfReason = 19
-	bpfReasonDROP_NO_ENDPOINT    bpfReason = 20
-	bpfReasonDROP_MARTIAN        bpfReason = 21
-	bpfReasonDROP_WRONG_NODE     bpfReason = 22
-	bpfReasonDROP_NO_FLOW        bpfReason = 23
-	bpfReasonDROP_ENCAP          bpfReason = 24
-	bpfReasonDROP_NO_NEXT_HOP    bpfReason = 25
-	bpfReasonREASON_MAX          bpfReason = 26
+	bpfReasonPASS_TOO_BIG        bpfReason = 10
+	bpfReasonLAST_PASS           bpfReason = 10
+	bpfReasonDROP_MALFORMED      bpfReason = 11
+	bpfReasonDROP_UNSUPPORTED    bpfReason = 12
+	bpfReasonDROP_FRAGMENT       bpfReason = 13
+	bpfReasonDROP_SPOOFED        bpfReason = 14
+	bpfReasonDROP_MULTICAST      bpfReason = 15
+	bpfReasonDROP_EGRESS_POLICY  bpfReason = 16
+	bpfReasonDROP_INGRESS_POLICY bpfReason = 17
+	bpfReasonDROP_HOST_POLICY    bpfReason = 18
+	bpfReasonDROP_UNTRACKED      bpfReason = 19
+	bpfReasonDROP_TO_HOST        bpfReason = 20
+	bpfReasonDROP_NO_ENDPOINT    bpfReason = 21
+	bpfReasonDROP_MARTIAN        bpfReason = 22
+	bpfReasonDROP_WRONG_NODE     bpfReason = 23
+	bpfReasonDROP_NO_FLOW        bpfReason = 24
+	bpfReasonDROP_ENCAP          bpfReason = 25
+	bpfReasonDROP_NO_NEXT_HOP    bpfReason = 26
+	bpfReasonREASON_MAX          bpfReason = 27
 )
 
 type bpfRoute struct {
@@ -388,6 +398,7 @@ const (
 	bpfMapHostEndpoints     = "host_endpoints"
 	bpfMapNetClasses        = "net_classes"
 	bpfMapNewFlows          = "new_flows"
+	bpfMapPathMtus          = "path_mtus"
 	bpfMapPeers             = "peers"
 	bpfMapPortClasses       = "port_classes"
 	bpfMapRoutes            = "routes"
@@ -475,6 +486,7 @@ type bpfMapSpecs struct {
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
 	NewFlows      *ebpf.MapSpec `ebpf:"new_flows"`
+	PathMtus      *ebpf.MapSpec `ebpf:"path_mtus"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	PortClasses   *ebpf.MapSpec `ebpf:"port_classes"`
 	Routes        *ebpf.MapSpec `ebpf:"routes"`
@@ -540,6 +552,7 @@ type bpfMaps struct {
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
 	NewFlows      *ebpf.Map `ebpf:"new_flows"`
+	PathMtus      *ebpf.Map `ebpf:"path_mtus"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	PortClasses   *ebpf.Map `ebpf:"port_classes"`
 	Routes        *ebpf.Map `ebpf:"routes"`
@@ -568,6 +581,7 @@ func (m *bpfMaps) Close() error {
 		m.HostEndpoints,
 		m.NetClasses,
 		m.NewFlows,
+		m.PathMtus,
 		m.Peers,
 		m.PortClasses,
 		m.Routes,
