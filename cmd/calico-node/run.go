@@ -102,6 +102,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	keeper := control.NewKeeper(startup, &control.Tunnels{Node: node, Store: client, Allocator: ipam.New(client)}, addresses, log)
 	watcher := client.Watch(ctx)
 	secrets := control.NewSecretFiles(c.environment.SecretsDir, os.Environ(), log)
+	var reporter *control.Reporter // before the first round
 	controller := control.New(control.Options{
 		Node: node, Config: c.environment.Config,
 		Datastore: watcher, Policy: policy.NewCompiler(node), Links: network, Learner: speaker, Secrets: secrets,
@@ -110,6 +111,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		},
 		Observe: func(changes []api.Change, want *desired.State) {
 			keeper.Observe(changes)
+			reporter.Observe(changes)
 			servers.Set(want.Servers)
 		},
 		Logger: log,
@@ -118,7 +120,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	ready.set(controller.Ready)
 	alive.set(controller.Alive)
 
-	stopAPI, err := serveAPI(c, &control.Node{
+	self := &control.Node{
 		Published: controller.Published,
 		Self: nodeapi.Status{
 			Node: node, Version: buildVersion(), PID: os.Getpid(), Started: started,
@@ -126,7 +128,9 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		},
 		Addresses: keeper.Addresses,
 		Speaker:   speaker,
-	}, log)
+	}
+	reporter = control.NewReporter(self, client, log)
+	stopAPI, err := serveAPI(c, self, log)
 	if err != nil {
 		return err
 	}
@@ -138,6 +142,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	var kept sync.WaitGroup
 	kept.Go(func() { keeper.Run(ctx) })
 	kept.Go(func() { secrets.Run(ctx) })
+	kept.Go(func() { reporter.Run(ctx) })
 	defer kept.Wait()
 	controller.Run(ctx)
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {

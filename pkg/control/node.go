@@ -33,7 +33,7 @@ func (n *Node) Status() nodeapi.Status {
 // BGP returns the state of the BGP sessions.
 func (n *Node) BGP(context.Context) (nodeapi.BGPStatus, error) {
 	out := nodeapi.BGPStatus{Peers: []nodeapi.BGPPeerStatus{}}
-	out.Enabled, out.AS = n.bgp()
+	out.Enabled, out.AS, out.RouterID = n.bgp()
 	peers, err := n.Speaker.Status()
 	if err != nil {
 		return out, err

@@ -229,13 +229,14 @@ func (p *Published) Fill(s *nodeapi.Status) {
 	s.Problems = p.currentProblems()
 }
 
-func (p *Published) bgp() (enabled bool, as uint32) {
+func (p *Published) bgp() (enabled bool, as uint32, routerID string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.last.state == nil {
-		return false, 0
+	if p.last.state == nil || !p.last.state.BGP.Enabled {
+		return false, 0, ""
 	}
-	return p.last.state.BGP.Enabled, p.last.state.BGP.AS
+	b := &p.last.state.BGP
+	return true, b.AS, b.RouterID.String()
 }
 
 // Wait returns when the revision is enforced and, for a workload endpoint, the

@@ -75,9 +75,10 @@ type Problem struct {
 
 // BGPStatus is the state of the node's BGP sessions.
 type BGPStatus struct {
-	Enabled bool            `json:"enabled"`
-	AS      uint32          `json:"as,omitempty"`
-	Peers   []BGPPeerStatus `json:"peers"`
+	Enabled  bool            `json:"enabled"`
+	AS       uint32          `json:"as,omitempty"`
+	RouterID string          `json:"routerID,omitempty"`
+	Peers    []BGPPeerStatus `json:"peers"`
 }
 
 // BGPPeerStatus is one session, in the words of `calicoctl node status`.
