@@ -1,6 +1,9 @@
 package api
 
-import "maps"
+import (
+	"iter"
+	"maps"
+)
 
 // Store is a set of resources in memory, indexed by kind. It is not safe for
 // concurrent use: the control loop owns it.
@@ -45,6 +48,9 @@ func All[T Resource](s *Store, kind string) map[Key]T {
 	}
 	return out
 }
+
+// Each goes through the resources of a kind, in no order.
+func (s *Store) Each(kind string) iter.Seq2[Key, Resource] { return maps.All(s.kinds[kind]) }
 
 // Clone returns a store with the same resources.
 func (s *Store) Clone() *Store {

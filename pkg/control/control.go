@@ -2,9 +2,9 @@
 // links and the BGP peers, computes what this node should be, and makes it so.
 //
 //	etcd ────▶ datastore ─┐
-//	netlink ─▶ host ──────┼─▶ desired.Compute ─▶ State ─▶ 1 dataplane ─▶ BPF
-//	peers ───▶ bgp ───────┘        (pure)                 2 host ──────▶ kernel routes, links
-//	                                                      3 bgp ───────▶ peers
+//	netlink ─▶ host ──────┼─▶ desired.Computer ─▶ State ─▶ 1 dataplane ─▶ BPF
+//	peers ───▶ bgp ───────┘        (pure)                  2 host ──────▶ kernel routes, links
+//	                                                       3 bgp ───────▶ peers
 //
 // Sinks add in this order and remove in the reverse one. Nothing is touched
 // before the whole of the datastore has been seen, and nothing is removed
@@ -31,7 +31,16 @@ type Controller struct {
 	resources *api.Store
 	fresh     []api.Change // applied to resources, not compiled yet
 	tables    *policy.Tables
+	computer  desired.Computer
 	synced    bool // the whole of the datastore has been seen once
+
+	// What the host and the BGP peers have told, and whether they have told of
+	// changes since.
+	links                    []desired.Link
+	learned                  []desired.LearnedRoute
+	linksStale, learnedStale bool
+
+	rested time.Time // when the next round may begin
 }
 
 // New returns a controller that has not started.
@@ -51,7 +60,7 @@ func New(o Options) *Controller {
 	if o.Services == nil {
 		o.Services = nothing{}
 	}
-	return &Controller{Published: newPublished(o), o: o, resources: api.NewStore()}
+	return &Controller{Published: newPublished(o), o: o, resources: api.NewStore(), linksStale: true, learnedStale: true}
 }
 
 // Run keeps the node as it should be until ctx ends. What it has made stays:
@@ -68,11 +77,15 @@ func (c *Controller) Run(ctx context.Context) {
 			return
 		case <-c.o.Datastore.Changed():
 		case <-c.o.Links.Changed():
+			c.linksStale = true
 		case <-c.o.Learner.Changed():
+			c.learnedStale = true
 		case <-c.o.Secrets.Changed():
 		case <-c.o.Services.Changed():
 		case <-retry.C:
+			c.linksStale, c.learnedStale = true, true
 		case <-resync.C:
+			c.linksStale, c.learnedStale = true, true
 			for _, s := range c.o.Sinks {
 				s.Resync()
 			}
@@ -89,25 +102,40 @@ func (c *Controller) Run(ctx context.Context) {
 	}
 }
 
-// gather lets changes that come together be one round.
+// gather lets changes that come in quick succession be one round: after a round
+// the loop rests as long as that has taken, up to a limit. What changes later than
+// that does not wait.
 func (c *Controller) gather(ctx context.Context) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(c.o.Gather):
-	}
-	for _, changed := range []<-chan struct{}{c.o.Datastore.Changed(), c.o.Links.Changed(), c.o.Learner.Changed(), c.o.Secrets.Changed(), c.o.Services.Changed()} {
+	if rest := time.Until(c.rested); rest > 0 {
 		select {
-		case <-changed:
-		default:
+		case <-ctx.Done():
+		case <-time.After(rest):
 		}
 	}
+	taken := func(changed <-chan struct{}) bool {
+		select {
+		case <-changed:
+			return true
+		default:
+			return false
+		}
+	}
+	taken(c.o.Datastore.Changed())
+	taken(c.o.Secrets.Changed())
+	taken(c.o.Services.Changed())
+	c.linksStale = taken(c.o.Links.Changed()) || c.linksStale
+	c.learnedStale = taken(c.o.Learner.Changed()) || c.learnedStale
 }
 
 // round observes, computes, and makes it so.
 func (c *Controller) round(ctx context.Context) error {
 	start := time.Now()
 	c.begin(start)
-	defer c.end()
+	defer func() {
+		c.end()
+		end := time.Now()
+		c.rested = end.Add(min(end.Sub(start), c.o.Gather))
+	}()
 	changes, revision := c.o.Datastore.Take()
 	invalid := c.o.Datastore.Problems()
 	for _, change := range changes {
@@ -123,20 +151,21 @@ func (c *Controller) round(ctx context.Context) error {
 		// A part of the truth would cut what the last daemon left running.
 		return nil
 	}
-	links, err := c.o.Links.Links()
-	if err != nil {
-		err = fmt.Errorf("links: %w", err)
+	if err := c.observe(); err != nil {
 		c.publish(result{err: err, took: time.Since(start)})
 		return err
 	}
 	if c.tables == nil || len(c.fresh) > 0 {
 		c.tables = c.o.Policy.Compile(c.resources, c.fresh)
 	}
-	want := desired.Compute(desired.Input{
-		Node: c.o.Node, Config: c.o.Config, Resources: c.resources, Links: links,
-		Policy: c.tables, Learned: c.o.Learner.Learned(), Learning: c.o.Learner.Learning(),
+	if c.fresh == nil {
+		c.fresh = []api.Change{} // nothing, where nil is everything
+	}
+	want := c.computer.Compute(desired.Input{
+		Node: c.o.Node, Config: c.o.Config, Resources: c.resources, Links: c.links,
+		Policy: c.tables, Learned: c.learned, Learning: c.o.Learner.Learning(),
 		Secrets: c.o.Secrets.Secrets(), Services: c.o.Services.Services(),
-	})
+	}, c.fresh)
 	if c.o.Observe != nil {
 		c.o.Observe(c.fresh, want)
 	}
@@ -147,6 +176,21 @@ func (c *Controller) round(ctx context.Context) error {
 		invalid: invalid, err: err, took: time.Since(start),
 	})
 	return err
+}
+
+// observe asks for what is not known to be as it was.
+func (c *Controller) observe() error {
+	if c.linksStale {
+		links, err := c.o.Links.Links()
+		if err != nil {
+			return fmt.Errorf("links: %w", err)
+		}
+		c.links, c.linksStale = links, false
+	}
+	if c.learnedStale {
+		c.learned, c.learnedStale = c.o.Learner.Learned(), false
+	}
+	return nil
 }
 
 // apply ensures forwards, then prunes backwards. A sink that fails has done what

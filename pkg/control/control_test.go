@@ -28,6 +28,7 @@ import (
 type world struct {
 	mu       sync.Mutex
 	changed  chan struct{}
+	moved    chan struct{} // links have changed
 	changes  []api.Change
 	revision int64
 	inSync   bool
@@ -37,19 +38,22 @@ type world struct {
 	resyncs  int
 	invalid  map[api.Key]error
 	compiled int // how many policies were given to the compiler
+	looked   int // how often the links were asked for
 }
 
 func newWorld() *world {
-	return &world{changed: make(chan struct{}, 1), inSync: true, fail: make(map[string]int)}
+	return &world{changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), inSync: true, fail: make(map[string]int)}
 }
 
 func (w *world) do(f func()) {
 	w.mu.Lock()
 	f()
 	w.mu.Unlock()
-	select {
-	case w.changed <- struct{}{}:
-	default:
+	for _, c := range []chan struct{}{w.changed, w.moved} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -82,6 +86,7 @@ func (w *world) Links() ([]desired.Link, error) {
 		w.fail["links"]--
 		return nil, errors.New("links fails")
 	}
+	w.looked++
 	return slices.Clone(w.links), nil
 }
 
@@ -107,7 +112,7 @@ func (silent) Learning() bool                  { return false }
 
 type linkWatch struct{ *world }
 
-func (linkWatch) Changed() <-chan struct{} { return nil }
+func (w linkWatch) Changed() <-chan struct{} { return w.moved }
 
 type sink struct {
 	w    *world
@@ -339,6 +344,39 @@ func TestWait(t *testing.T) {
 	if err := c.Wait(t.Context(), key, 9); err == nil || !strings.Contains(err.Error(), "not an endpoint of this node") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// TestLinksAreAskedForOnceChanged: not in every round, but also after a failure and
+// when the world is read back.
+func TestLinksAreAskedForOnceChanged(t *testing.T) {
+	w := newWorld()
+	c := start(t, w, Options{})
+	looked := func() int {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.looked
+	}
+	change := func(revision int64, fail int) {
+		t.Helper()
+		w.mu.Lock()
+		w.revision = revision
+		w.fail["host ensure"] = fail
+		w.mu.Unlock()
+		w.changed <- struct{}{}
+		if err := c.Wait(t.Context(), api.Key{}, revision); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for revision := range int64(3) {
+		change(1+revision, 0)
+	}
+	if n := looked(); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+	change(4, 1)
+	w.until(t, "another try", func([]string) bool { return w.looked == 2 })
+	w.do(func() { w.links = []desired.Link{{Name: "eth0", Index: 2}} })
+	w.until(t, "a look at what has changed", func([]string) bool { return w.looked == 3 })
 }
 
 func TestStateReachesSinksWhole(t *testing.T) {

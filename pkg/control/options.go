@@ -44,13 +44,13 @@ type Compiler interface {
 	Compile(*api.Store, []api.Change) *policy.Tables
 }
 
-// Links watches the host's interfaces.
+// Links watches the host's interfaces. What it returns is not changed afterwards.
 type Links interface {
 	Changed() <-chan struct{}
 	Links() ([]desired.Link, error)
 }
 
-// Learner watches what BGP peers announce.
+// Learner watches what BGP peers announce. What it returns is not changed afterwards.
 type Learner interface {
 	Changed() <-chan struct{}
 	Learned() []desired.LearnedRoute
@@ -87,7 +87,7 @@ type Options struct {
 	Observe func([]api.Change, *desired.State)
 	Logger  *slog.Logger
 
-	Gather   time.Duration // how long changes are gathered into one round; default 5 ms
+	Gather   time.Duration // how long the loop rests at most between rounds; default 5 ms
 	Resync   time.Duration // how often the world is read back; default 90 s
 	MinRetry time.Duration // default 100 ms, doubling up to
 	MaxRetry time.Duration // default 15 s

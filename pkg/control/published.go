@@ -13,6 +13,7 @@ import (
 	"calico-xdp/pkg/api"
 	"calico-xdp/pkg/control/desired"
 	"calico-xdp/pkg/nodeapi"
+	"calico-xdp/pkg/policy"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -20,8 +21,9 @@ import (
 // Published is what others may know of the loop. Its methods may be called from
 // any goroutine.
 type Published struct {
-	log     Options
-	metrics metrics
+	log      Options
+	metrics  metrics
+	scraping sync.Mutex // one at a time
 
 	mu      sync.Mutex
 	last    result
@@ -90,6 +92,16 @@ func (p *Published) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeBy
 // Collect implements prometheus.Collector.
 func (p *Published) Collect(ch chan<- prometheus.Metric) {
 	m := &p.metrics
+	p.scraping.Lock()
+	defer p.scraping.Unlock()
+	p.mu.Lock()
+	problems, endpoints := p.currentProblems(), p.endpoints()
+	p.mu.Unlock()
+	m.problems.Set(float64(len(problems)))
+	m.endpoints.Reset()
+	for _, e := range endpoints {
+		m.endpoints.WithLabelValues(string(e.State)).Inc()
+	}
 	for _, c := range []prometheus.Collector{
 		m.rounds, m.errors, m.duration, m.revision, m.inSync, m.problems, m.lastRound, m.endpoints,
 	} {
@@ -111,6 +123,8 @@ func (p *Published) publish(r result) {
 	if r.state == nil {
 		r.state, r.revision, r.invalid = p.last.state, p.last.revision, p.last.invalid
 	}
+	// Problems are a list that is never changed.
+	before := p.stateProblems()
 	p.last = r
 	if r.enforced {
 		p.enforced.state, p.enforced.revision, p.enforced.failing = r.state, r.revision, nil
@@ -119,12 +133,13 @@ func (p *Published) publish(r result) {
 	close(p.changed)
 	p.changed = make(chan struct{})
 
-	p.logProblems()
+	if now := p.stateProblems(); len(now) != len(before) || len(now) > 0 && &now[0] != &before[0] {
+		p.logProblems(now)
+	}
 	m := &p.metrics
 	m.rounds.Inc()
 	m.duration.Observe(r.took.Seconds())
 	m.revision.Set(float64(p.enforced.revision))
-	m.problems.Set(float64(len(p.currentProblems())))
 	m.inSync.Set(0)
 	if r.err != nil {
 		m.errors.Inc()
@@ -134,15 +149,14 @@ func (p *Published) publish(r result) {
 			m.inSync.Set(1)
 		}
 	}
-	m.endpoints.Reset()
-	for _, e := range p.endpoints() {
-		m.endpoints.WithLabelValues(string(e.State)).Inc()
-	}
 }
 
 // currentProblems returns what is wrong now, in order.
 func (p *Published) currentProblems() []nodeapi.Problem {
-	out := p.stateProblems()
+	var out []nodeapi.Problem
+	for _, pr := range p.stateProblems() {
+		out = append(out, nodeapi.Problem{Object: pr.Object.String(), Error: pr.Err.Error()})
+	}
 	for key, err := range p.last.invalid {
 		out = append(out, nodeapi.Problem{Object: key.String(), Error: err.Error()})
 	}
@@ -152,25 +166,23 @@ func (p *Published) currentProblems() []nodeapi.Problem {
 	return slices.Compact(out)
 }
 
-func (p *Published) stateProblems() []nodeapi.Problem {
-	var out []nodeapi.Problem
-	if p.last.state != nil {
-		for _, pr := range p.last.state.Problems {
-			out = append(out, nodeapi.Problem{Object: pr.Object.String(), Error: pr.Err.Error()})
-		}
+func (p *Published) stateProblems() []policy.Problem {
+	if p.last.state == nil {
+		return nil
 	}
-	return out
+	return p.last.state.Problems
 }
 
 // logProblems logs what is new and what is gone. Of objects that are not valid
 // the datastore's watcher has told.
-func (p *Published) logProblems() {
+func (p *Published) logProblems(problems []policy.Problem) {
 	now := make(map[string]string)
-	for _, pr := range p.stateProblems() {
-		text := pr.Object + ": " + pr.Error
-		now[text] = pr.Object
+	for _, pr := range problems {
+		object := pr.Object.String()
+		text := object + ": " + pr.Err.Error()
+		now[text] = object
 		if _, known := p.problems[text]; !known {
-			p.log.Logger.Warn("object cannot be applied whole", "object", pr.Object, "error", pr.Error)
+			p.log.Logger.Warn("object cannot be applied whole", "object", object, "error", pr.Err)
 		}
 	}
 	for _, text := range slices.Sorted(maps.Keys(p.problems)) {

@@ -62,8 +62,10 @@ type Speaker struct {
 	// before: a peer that kept our routes while we restarted drops those that
 	// it has not heard again by the time of our first End-of-RIB marker.
 	settled   bool
-	restarted bool      // the first sessions of this process have been added
-	started   time.Time // when they were
+	applied   desired.Applied // what GoBGP has whole
+	unchanged bool            // nothing of ours has changed since, in this round
+	restarted bool            // the first sessions of this process have been added
+	started   time.Time       // when they were
 	closed    bool
 }
 
@@ -94,6 +96,11 @@ func (s *Speaker) Ensure(ctx context.Context, want *desired.State) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || !s.settled {
+		return nil
+	}
+	s.unchanged = s.applied.Precedes(want) && !want.Changes.BGP
+	s.applied = desired.Applied{}
+	if s.unchanged {
 		return nil
 	}
 	return s.ensure(ctx, &want.BGP)
@@ -135,21 +142,35 @@ func (s *Speaker) Prune(ctx context.Context, want *desired.State) error {
 	case !s.settled:
 		s.settled = true
 		return s.ensure(ctx, b)
+	case s.unchanged:
+		s.applied = desired.AppliedState(want)
+		return nil
 	case !b.Enabled:
-		return s.stop(ctx)
+		err := s.stop(ctx)
+		if err == nil {
+			s.applied = desired.AppliedState(want)
+		}
+		return err
 	case s.running == (global{}):
 		return nil // Ensure did not succeed and has said why
 	}
-	paths, _ := wantedPaths(b) // Ensure has reported what is wrong
+	paths, err := wantedPaths(b) // Ensure has reported what is wrong
 	sessions := s.wantedSessions(b)
 	s.watched.keepPeers(sessions)
-	return errors.Join(s.paths.Prune(paths), s.peers.Prune(sessions))
+	if pruned := errors.Join(s.paths.Prune(paths), s.peers.Prune(sessions)); pruned != nil {
+		return pruned
+	}
+	if err == nil && s.lingers.IsZero() && s.paths.Certain() && s.peers.Certain() {
+		s.applied = desired.AppliedState(want)
+	}
+	return nil
 }
 
 // Resync makes the next round compare with what GoBGP really has.
 func (s *Speaker) Resync() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.applied = desired.Applied{}
 	if s.running != (global{}) {
 		s.paths.Resync()
 		s.peers.Resync()

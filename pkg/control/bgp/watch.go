@@ -112,7 +112,13 @@ func (w *watched) hops(prefix netip.Prefix) []netip.Addr {
 func (w *watched) setOwn(hops ...netip.Addr) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if slices.Equal(w.own[:], hops) {
+		return
+	}
 	copy(w.own[:], hops)
+	if len(w.learned) > 0 {
+		w.signal() // what leads back to us is another one
+	}
 }
 
 // Learned is the best route of each prefix that peers announce, by prefix, with all

@@ -129,10 +129,7 @@ func (r *bgpReader) addAnnouncements() {
 			b.Hidden = append(b.Hidden, p.prefix)
 		}
 	}
-	for prefix, o := range c.owners {
-		if o.node != c.self.name {
-			continue
-		}
+	for prefix := range c.prefixes[c.self.name] {
 		// A block is announced as a whole, also one whose pool is gone; a single
 		// address that this node has out of another's block only if it is of a pool.
 		if _, pooled := c.poolOf(prefix.Addr()); pooled || !prefix.IsSingleIP() {

@@ -17,26 +17,22 @@ import (
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 )
 
-// cluster is what the resources say about nodes, pools and blocks, parsed once.
+// cluster is what the resources say about nodes, pools and where workloads are.
 type cluster struct {
 	self  node            // without addresses if there is no Node resource
 	nodes map[string]node // all of them, this one too
 	pools []pool          // by prefix
-	// owners says on which node the workloads of a prefix are: the blocks, and a
-	// single address where it is not on its block's node.
-	owners   map[netip.Prefix]owner
-	lengths  []int // the prefix lengths in owners, longest first
-	problems []policy.Problem
+	*owners
 }
 
 type node struct {
-	name           string
-	ipv4, ipv6     netip.Prefix // the address and its subnet; invalid if none
-	tunnels        []netip.Addr
-	mac4, mac6     MAC
-	as             uint32 // 0: the cluster's
-	routeReflector bool
-	labels         map[string]string
+	name       string
+	ipv4, ipv6 netip.Prefix // the address and its subnet; invalid if none
+	tunnels    []netip.Addr
+	mac4, mac6 MAC
+	as         uint32 // 0: the cluster's
+	clusterID  string // of a route reflector
+	labels     map[string]string
 }
 
 // address returns the node's address and subnet of one family.
@@ -53,38 +49,6 @@ type pool struct {
 	vxlan    v3.VXLANMode
 	disabled bool
 	export   bool // over BGP
-}
-
-type owner struct {
-	node   string
-	object api.Key // that says so
-}
-
-func parseCluster(in Input) *cluster {
-	self := node{name: in.Node, mac4: VXLANMAC(in.Node, false), mac6: VXLANMAC(in.Node, true)}
-	c := &cluster{self: self, nodes: make(map[string]node), owners: make(map[netip.Prefix]owner)}
-	for key, n := range byKey[*api.Node](in.Resources, api.KindNode) {
-		c.nodes[n.Name] = c.parseNode(key, n)
-	}
-	if n, ok := c.nodes[in.Node]; ok {
-		c.self = n
-	}
-	for key, p := range byKey[*api.IPPool](in.Resources, api.KindIPPool) {
-		prefix, err := netip.ParsePrefix(p.Spec.CIDR)
-		if err != nil {
-			c.problem(key, fmt.Errorf("cidr: %w", err))
-			continue
-		}
-		c.pools = append(c.pools, pool{
-			prefix: prefix.Masked(), ipip: p.Spec.IPIPMode, vxlan: p.Spec.VXLANMode,
-			disabled: p.Spec.Disabled, export: !p.Spec.DisableBGPExport,
-		})
-	}
-	for key, b := range byKey[*api.IPAMBlock](in.Resources, api.KindIPAMBlock) {
-		c.parseBlock(key, b)
-	}
-	c.indexLengths()
-	return c
 }
 
 // byKey goes through the resources of one kind in the order of their names, so
@@ -104,12 +68,10 @@ func compareKeys(a, b api.Key) int {
 	return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
 
-func (c *cluster) problem(object api.Key, err error) {
-	c.problems = append(c.problems, policy.Problem{Object: object, Err: err})
-}
-
-func (c *cluster) parseNode(key api.Key, n *api.Node) node {
-	out := node{name: n.Name, labels: n.Labels, mac4: VXLANMAC(n.Name, false), mac6: VXLANMAC(n.Name, true)}
+// parseNode reads a Node resource as far as it is right, and says what is not.
+func parseNode(key api.Key, n *api.Node) (out node, problems []policy.Problem) {
+	complain := func(err error) { problems = append(problems, policy.Problem{Object: key, Err: err}) }
+	out = node{name: n.Name, labels: n.Labels, mac4: VXLANMAC(n.Name, false), mac6: VXLANMAC(n.Name, true)}
 	prefix := func(field, s string, is6 bool) netip.Prefix {
 		if s == "" {
 			return netip.Prefix{}
@@ -119,7 +81,7 @@ func (c *cluster) parseNode(key api.Key, n *api.Node) node {
 			err = errors.New("wrong address family")
 		}
 		if err != nil {
-			c.problem(key, fmt.Errorf("%s %q: %w", field, s, err))
+			complain(fmt.Errorf("%s %q: %w", field, s, err))
 			return netip.Prefix{}
 		}
 		return p
@@ -130,7 +92,7 @@ func (c *cluster) parseNode(key api.Key, n *api.Node) node {
 		}
 		a, err := netip.ParseAddr(s)
 		if err != nil {
-			c.problem(key, fmt.Errorf("%s: %w", field, err))
+			complain(fmt.Errorf("%s: %w", field, err))
 			return
 		}
 		out.tunnels = append(out.tunnels, a)
@@ -141,7 +103,7 @@ func (c *cluster) parseNode(key api.Key, n *api.Node) node {
 		}
 		m, err := parseMAC(s)
 		if err != nil {
-			c.problem(key, fmt.Errorf("%s: %w", field, err))
+			complain(fmt.Errorf("%s: %w", field, err))
 			return
 		}
 		*dst = m
@@ -152,96 +114,64 @@ func (c *cluster) parseNode(key api.Key, n *api.Node) node {
 		if bgp.ASNumber != nil {
 			out.as = uint32(*bgp.ASNumber)
 		}
-		out.routeReflector = bgp.RouteReflectorClusterID != ""
+		out.clusterID = bgp.RouteReflectorClusterID
 		tunnel("ipv4IPIPTunnelAddr", bgp.IPv4IPIPTunnelAddr)
 	}
 	tunnel("ipv4VXLANTunnelAddr", n.Spec.IPv4VXLANTunnelAddr)
 	tunnel("ipv6VXLANTunnelAddr", n.Spec.IPv6VXLANTunnelAddr)
 	mac("vxlanTunnelMACAddr", n.Spec.VXLANTunnelMACAddr, &out.mac4)
 	mac("vxlanTunnelMACAddrV6", n.Spec.VXLANTunnelMACAddrV6, &out.mac6)
-	return out
+	return out, problems
 }
 
-// parseBlock adds a block's node, and those of its addresses that are in use on
-// another node.
-func (c *cluster) parseBlock(key api.Key, b *api.IPAMBlock) {
-	if b.Deleted {
-		return
+// readNode takes up a Node resource, or that it is gone. It says whether anything
+// that matters here has changed.
+func (c *cluster) readNode(name string, now node, there bool) bool {
+	was, known := c.nodes[name]
+	if known == there && was.same(now) {
+		return false
 	}
-	prefix := b.CIDR.Masked()
-	if !prefix.IsValid() {
-		return // absent from the object: the datastore reports it
+	if there {
+		c.nodes[name] = now
+	} else {
+		delete(c.nodes, name)
 	}
-	affine := ""
-	if b.Affinity != nil {
-		affine, _ = strings.CutPrefix(*b.Affinity, "host:")
-		if affine == *b.Affinity {
-			affine = "" // "virtual:…": no node's
+	if name == c.self.name {
+		if !there {
+			now = unknownNode(name)
 		}
+		c.self = now
 	}
-	if affine != "" {
-		c.owners[prefix] = owner{affine, key}
-	}
-	addr := prefix.Addr()
-	for _, i := range b.Allocations {
-		if i != nil && *i >= 0 && *i < len(b.Attributes) {
-			if on := b.Attributes[*i].Secondary["node"]; on != "" && on != affine {
-				c.owners[netip.PrefixFrom(addr, addr.BitLen())] = owner{on, key}
-			}
-		}
-		addr = addr.Next()
-	}
+	return true
 }
 
-func (c *cluster) indexLengths() {
-	seen := make(map[int]bool)
-	for p := range c.owners {
-		seen[p.Bits()] = true
-	}
-	c.lengths = slices.SortedFunc(maps.Keys(seen), func(a, b int) int { return b - a })
+// unknownNode is a node of which nothing but the name is known.
+func unknownNode(name string) node {
+	return node{name: name, mac4: VXLANMAC(name, false), mac6: VXLANMAC(name, true)}
 }
 
-// ownerOf returns the node that has the longest prefix with the address.
-func (c *cluster) ownerOf(a netip.Addr) (owner, bool) {
-	for _, bits := range c.lengths {
-		if p, err := a.Prefix(bits); err == nil {
-			if o, ok := c.owners[p]; ok {
-				return o, true
-			}
-		}
-	}
-	return owner{}, false
+func (n node) same(o node) bool {
+	return n.name == o.name && n.sameAddresses(o) && slices.Equal(n.tunnels, o.tunnels) && n.mac4 == o.mac4 && n.mac6 == o.mac6 &&
+		n.as == o.as && n.clusterID == o.clusterID && maps.Equal(n.labels, o.labels)
 }
 
-// addStrayEndpoints gives a route of its own to each endpoint address that no
-// block leads to: addresses given by hand, or by an IPAM that is not ours. Those
-// in reserved are not for endpoints.
-func (c *cluster) addStrayEndpoints(endpoints map[api.Key]*api.WorkloadEndpoint, reserved map[netip.Addr]string) {
-	stray := make(map[netip.Prefix]owner)
-	for key, w := range endpoints {
-		for _, text := range w.Spec.IPNetworks {
-			a, err := parseEndpointAddress(text)
-			if err != nil || reserved[a] != "" {
-				continue // this node's own are reported where they are taken up
-			}
-			if o, ok := c.ownerOf(a); ok && o.node == w.Spec.Node {
-				continue
-			}
-			// Of several that claim an address this node's goes first: it keeps
-			// what it has. There may be 100,000 endpoints, so they are not sorted.
-			old, ok := stray[single(a)]
-			if mine := w.Spec.Node == c.self.name; ok && mine != (old.node == c.self.name) {
-				ok = !mine
-			} else if ok {
-				ok = compareKeys(old.object, key) < 0
-			}
-			if !ok {
-				stray[single(a)] = owner{w.Spec.Node, key}
-			}
+func (n node) sameAddresses(o node) bool { return n.ipv4 == o.ipv4 && n.ipv6 == o.ipv6 }
+
+// readPools takes up all pools.
+func (c *cluster) readPools(s *api.Store) (problems []policy.Problem) {
+	c.pools = nil
+	for key, p := range byKey[*api.IPPool](s, api.KindIPPool) {
+		prefix, err := netip.ParsePrefix(p.Spec.CIDR)
+		if err != nil {
+			problems = append(problems, policy.Problem{Object: key, Err: fmt.Errorf("cidr: %w", err)})
+			continue
 		}
+		c.pools = append(c.pools, pool{
+			prefix: prefix.Masked(), ipip: p.Spec.IPIPMode, vxlan: p.Spec.VXLANMode,
+			disabled: p.Spec.Disabled, export: !p.Spec.DisableBGPExport,
+		})
 	}
-	maps.Copy(c.owners, stray)
-	c.indexLengths()
+	return problems
 }
 
 // poolOf returns the pool that the address belongs to; the longest one, should

@@ -8,9 +8,9 @@ import (
 	"calico-xdp/pkg/api"
 )
 
-// BenchmarkCompute is one round on a node with 100 endpoints, in a cluster of
-// 1,000 nodes with 100 each.
-func BenchmarkCompute(b *testing.B) {
+// largeCluster is a node with 100 endpoints, in a cluster of 1,000 nodes with 100
+// each.
+func largeCluster() Input {
 	in := Input{Node: "node-0", Resources: api.NewStore()}
 	apply := func(r api.Resource) { in.Resources.Apply(api.Change{Key: api.KeyOf(r), Resource: r}) }
 	address := netip.MustParseAddr("10.64.0.0")
@@ -35,9 +35,38 @@ func BenchmarkCompute(b *testing.B) {
 	for e := range 100 {
 		in.Links = append(in.Links, Link{Name: fmt.Sprintf("cali%d", e), Index: e + 10, Kind: "veth", MTU: 1500, Up: true})
 	}
+	return in
+}
+
+// BenchmarkCompute is the first result.
+func BenchmarkCompute(b *testing.B) {
+	in := largeCluster()
 	for b.Loop() {
 		if s := Compute(in); len(s.Dataplane.Endpoints) != 100 || len(s.Dataplane.Routes) < 1000 {
 			b.Fatalf("%d endpoints, %d routes", len(s.Dataplane.Endpoints), len(s.Dataplane.Routes))
 		}
+	}
+}
+
+// BenchmarkFollow is a later result: an endpoint has moved, of this node or another.
+func BenchmarkFollow(b *testing.B) {
+	for _, name := range []string{"node--1-cni-7-eth0", "node--0-cni-7-eth0"} {
+		b.Run(name, func(b *testing.B) {
+			in, c := largeCluster(), new(Computer)
+			c.Compute(in, nil)
+			key := api.Key{Kind: api.KindWorkloadEndpoint, Namespace: "default", Name: name}
+			was := in.Resources.Get(key).(*api.WorkloadEndpoint)
+			now := was.DeepCopyObject().(*api.WorkloadEndpoint)
+			now.Spec.IPNetworks = []string{"10.99.0.1"}
+			b.ReportAllocs()
+			for b.Loop() {
+				was, now = now, was
+				change := api.Change{Key: key, Resource: was}
+				in.Resources.Apply(change)
+				if s := c.Compute(in, []api.Change{change}); len(s.Changes.KernelRoutes) == 0 {
+					b.Fatal("nothing has changed")
+				}
+			}
+		})
 	}
 }

@@ -16,15 +16,13 @@ type claim struct {
 	endpoint *api.WorkloadEndpoint
 }
 
-// localClaims returns this node's workload endpoints, the one created last
-// first: whoever takes an interface or address into use again rarely cleans up
-// after one that was forgotten.
-func localClaims(node string, endpoints map[api.Key]*api.WorkloadEndpoint) []claim {
-	var claims []claim
+// sortClaims orders this node's workload endpoints, the one created last first:
+// whoever takes an interface or address into use again rarely cleans up after one
+// that was forgotten.
+func sortClaims(endpoints map[api.Key]*api.WorkloadEndpoint) []claim {
+	claims := make([]claim, 0, len(endpoints))
 	for key, w := range endpoints {
-		if w.Spec.Node == node {
-			claims = append(claims, claim{key, w})
-		}
+		claims = append(claims, claim{key, w})
 	}
 	slices.SortFunc(claims, func(a, b claim) int {
 		age := b.endpoint.CreationTimestamp.Compare(a.endpoint.CreationTimestamp.Time)
@@ -33,9 +31,15 @@ func localClaims(node string, endpoints map[api.Key]*api.WorkloadEndpoint) []cla
 	return claims
 }
 
+// sameClaim says whether two versions of an endpoint claim the same.
+func sameClaim(a, b *api.WorkloadEndpoint) bool {
+	return a.Spec.InterfaceName == b.Spec.InterfaceName && a.Spec.MAC == b.Spec.MAC &&
+		slices.Equal(a.Spec.IPNetworks, b.Spec.IPNetworks) && a.CreationTimestamp.Equal(&b.CreationTimestamp)
+}
+
 // addEndpoints takes up the local endpoints whose interfaces exist, whoever
-// wrote them. reserved are addresses that no workload can have.
-func (s *State) addEndpoints(claims []claim, links []Link, reserved map[netip.Addr]string) {
+// wrote them.
+func (s *State) addEndpoints(claims []claim, links []Link, taken reserved) {
 	byName := make(map[string]Link, len(links))
 	for _, l := range links {
 		byName[l.Name] = l
@@ -70,14 +74,14 @@ func (s *State) addEndpoints(claims []claim, links []Link, reserved map[netip.Ad
 		if !local.Closed {
 			for _, text := range c.endpoint.Spec.IPNetworks {
 				a, err := parseEndpointAddress(text)
-				switch other, taken := addresses[a]; {
+				switch other, used := addresses[a]; {
 				case err != nil:
 					complain(fmt.Errorf("ipNetworks: %w", err))
-				case reserved[a] != "":
-					complain(fmt.Errorf("address %s is %s", a, reserved[a]))
-				case taken && other != c.key:
+				case taken.whose(a) != "":
+					complain(fmt.Errorf("address %s is %s", a, taken.whose(a)))
+				case used && other != c.key:
 					complain(fmt.Errorf("address %s belongs to %s, which is newer", a, other))
-				case !taken:
+				case !used:
 					addresses[a] = c.key
 					local.Addresses = append(local.Addresses, a)
 				}

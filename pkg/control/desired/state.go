@@ -10,7 +10,8 @@ import (
 	"calico-xdp/pkg/policy"
 )
 
-// Input is everything that is observed.
+// Input is everything that is observed. What has been given to a computer is not
+// changed afterwards, the store excepted.
 type Input struct {
 	Node      string // this node's name
 	Config    Config
@@ -55,7 +56,16 @@ type LearnedRoute struct {
 }
 
 // State is what this node should be. Each sink takes its part.
+//
+// The two maps of routes are the computer's own, true until its next result, which
+// changes them in place. All else is never changed.
 type State struct {
+	// Computer is whose result it is, and Result counts its results, from 1.
+	Computer *Computer
+	Result   uint64
+	// Changes is how this state differs from that of the result before.
+	Changes Changes
+
 	Dataplane Dataplane
 	Host      Host
 	BGP       BGP
@@ -69,6 +79,33 @@ type State struct {
 	// the policy compiler are among them.
 	Problems []policy.Problem
 }
+
+// Changes is how a state differs from that of the result before. For the first
+// result it is all there is. Policy has changes of its own, see policy.Tables.
+type Changes struct {
+	// Routes and KernelRoutes are the prefixes in Dataplane.Routes and Host.Routes
+	// that are new, gone, or lead elsewhere.
+	Routes, KernelRoutes []netip.Prefix
+	// Peers is about Dataplane.Peers, BGP about BGP, and Local about the rest of
+	// Dataplane and Host: false says that nothing in it differs.
+	Local, Peers, BGP bool
+}
+
+// Applied remembers which state is in the world whole, so that a sink can tell
+// whether a state's changes are all that it has to look at.
+type Applied struct {
+	computer *Computer
+	result   uint64
+}
+
+// Precedes says whether the state's changes are those since the state that is
+// applied.
+func (a Applied) Precedes(s *State) bool {
+	return s.Computer != nil && a.computer == s.Computer && a.result+1 == s.Result
+}
+
+// AppliedState is what to remember of a state that has been applied whole.
+func AppliedState(s *State) Applied { return Applied{s.Computer, s.Result} }
 
 // LocalEndpoint is how a workload endpoint of this node was taken up.
 type LocalEndpoint struct {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,6 +53,7 @@ func TestStates(t *testing.T) {
 				t.Fatal(err)
 			}
 			in := Input{Node: "a", Resources: api.NewStore()}
+			before, follower := in, newFollower()
 			var out bytes.Buffer
 			head, states, _ := strings.Cut(string(data), "== ")
 			out.WriteString(head)
@@ -70,6 +72,13 @@ func TestStates(t *testing.T) {
 				if again := stateText(Compute(shuffled(in))); again != got {
 					t.Errorf("%s: depends on the order of its input:\n%s", title, cmp.Diff(got, again))
 				}
+				if in.Node != before.Node || !reflect.DeepEqual(in.Config, before.Config) {
+					follower = newFollower()
+				}
+				follower.follow(t, in, changesBetween(before.Resources, in.Resources))
+				before = in
+				in.Links, in.Learned = slices.Clone(in.Links), slices.Clone(in.Learned)
+				before.Resources, before.Config.Felix = in.Resources.Clone(), maps.Clone(in.Config.Felix)
 				fmt.Fprintf(&out, "%s%s\n=>\n%s\n\n", title, changes, got)
 			}
 			if *update {

@@ -43,6 +43,14 @@ type Network struct {
 	// lost says that routes or links are not as this Network left them; moved, that
 	// other routes or links changed, so that next hops may have.
 	lost, moved atomic.Bool
+	// addressed are the links, by index, that have had an address of more than the
+	// link's own scope: packets to elsewhere may go through them.
+	addressed sync.Map
+
+	applied   desired.Applied // what the kernel has whole
+	former    desired.Host    // the workloads and flags of that
+	following bool            // this round deals with what changed since, no more
+	ensured   bool            // Ensure has done its part of this round
 
 	stop    context.CancelFunc
 	watcher sync.WaitGroup
@@ -99,7 +107,7 @@ func (n *Network) open() error {
 	_, err = os.Stat("/proc/sys/net/ipv6")
 	n.hasIPv6 = err == nil
 	n.hops = &nextHops{kernel: n.kernel}
-	n.table = &routeTable{kernel: n.kernel, ours: make(map[routeKey]route), blocked: make(map[routeKey]bool)}
+	n.table = &routeTable{kernel: n.kernel, ours: make(map[routeKey]route), uses: make(map[int]int), blocked: make(map[routeKey]bool)}
 	n.routes = reconcile.TrackWith(n.table, reconcile.Options[route]{
 		Name: "routes", Logger: n.log, Equal: func(a, b route) bool { return a == b },
 	})
@@ -123,8 +131,37 @@ func (n *Network) Close() error {
 }
 
 // Ensure brings up workloads' links, sets sysctls, and adds and repairs routes.
+// What the kernel has whole is not looked at again: only what differs from it.
 func (n *Network) Ensure(_ context.Context, want *desired.State) error {
-	n.refresh()
+	lost, moved := n.refresh()
+	n.following = !lost && n.follows(want)
+	var err error
+	if n.following {
+		err = n.ensureChanges(want, moved)
+	} else {
+		err = n.ensureAll(want)
+	}
+	n.applied, n.ensured = desired.Applied{}, err == nil
+	return err
+}
+
+// Prune removes routes of ours that are not wanted. Sysctls stay: those of a
+// workload go with its link, and the host may rely on the others by now.
+func (n *Network) Prune(_ context.Context, want *desired.State) error {
+	var err error
+	if n.following {
+		err = n.pruneChanges(want)
+	} else {
+		err = n.pruneAll(want)
+	}
+	n.following = false
+	if err == nil && n.ensured {
+		n.applied, n.former = desired.AppliedState(want), want.Host
+	}
+	return err
+}
+
+func (n *Network) ensureAll(want *desired.State) error {
 	links, err := n.linksByName()
 	if err != nil {
 		return err
@@ -132,12 +169,8 @@ func (n *Network) Ensure(_ context.Context, want *desired.State) error {
 	var errs []error
 	for name := range want.Host.Workloads {
 		// One that has just vanished is no error: the event is on its way.
-		l, ok := links[name]
-		if !ok || l.Attrs().Flags&unix.IFF_UP != 0 {
-			continue
-		}
-		if err := n.kernel.LinkSetUp(l); err != nil && !isGone(err) {
-			errs = append(errs, fmt.Errorf("bring up %s: %w", name, err))
+		if l, ok := links[name]; ok {
+			errs = append(errs, n.bringUp(l))
 		}
 	}
 	errs = append(errs, n.ensureSysctls(want, links))
@@ -149,9 +182,17 @@ func (n *Network) Ensure(_ context.Context, want *desired.State) error {
 	return errors.Join(errs...)
 }
 
-// Prune removes routes of ours that are not wanted. Sysctls stay: those of a
-// workload go with its link, and the host may rely on the others by now.
-func (n *Network) Prune(_ context.Context, want *desired.State) error {
+func (n *Network) bringUp(l netlink.Link) error {
+	if l.Attrs().Flags&unix.IFF_UP != 0 {
+		return nil
+	}
+	if err := n.kernel.LinkSetUp(l); err != nil && !isGone(err) {
+		return fmt.Errorf("bring up %s: %w", l.Attrs().Name, err)
+	}
+	return nil
+}
+
+func (n *Network) pruneAll(want *desired.State) error {
 	links, err := n.linksByName()
 	if err != nil {
 		return err
@@ -192,8 +233,8 @@ func (n *Network) linksByName() (map[string]netlink.Link, error) {
 func (n *Network) Resync() { n.lost.Store(true) }
 
 // refresh forgets what events have made doubtful.
-func (n *Network) refresh() {
-	lost, moved := n.lost.Swap(false), n.moved.Swap(false)
+func (n *Network) refresh() (lost, moved bool) {
+	lost, moved = n.lost.Swap(false), n.moved.Swap(false)
 	if lost {
 		n.routes.Resync()
 		n.sysctls.Resync()
@@ -201,6 +242,7 @@ func (n *Network) refresh() {
 	if lost || moved {
 		n.hops.forget()
 	}
+	return lost, moved
 }
 
 // Detach removes every route of the calling thread's network namespace that

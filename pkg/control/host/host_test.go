@@ -334,3 +334,8 @@ func TestLinkFlap(t *testing.T) {
 	host.AddRoute(t, "::/0", "fd10:10:1::1", "eth0")
 	eventually(t, n, want, "routes after the uplink was down", func() bool { return routes(t, host.Namespace) == all })
 }
+
+// equalLines compares lines that are sorted with lines that need not be.
+func equalLines(text string, want []string) bool {
+	return text == strings.Join(slices.Sorted(slices.Values(want)), "\n")
+}

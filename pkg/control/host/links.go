@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -42,6 +43,9 @@ func (n *Network) Links() ([]desired.Link, error) {
 		if a.Flags&(unix.IFA_F_DADFAILED|unix.IFA_F_TENTATIVE) != 0 && a.Flags&unix.IFA_F_OPTIMISTIC == 0 {
 			continue
 		}
+		if isFar(a.IP) {
+			n.addressed.Store(a.LinkIndex, true)
+		}
 		ones, _ := a.Mask.Size()
 		byLink[a.LinkIndex] = append(byLink[a.LinkIndex], netip.PrefixFrom(address(a.IP), ones))
 	}
@@ -69,6 +73,10 @@ func (n *Network) Links() ([]desired.Link, error) {
 	slices.SortFunc(out, func(a, b desired.Link) int { return cmp.Compare(a.Index, b.Index) })
 	return out, nil
 }
+
+// isFar says whether an address is for more than its link: only such ones have a
+// part in the way to other hosts.
+func isFar(ip net.IP) bool { return !ip.IsLinkLocalUnicast() }
 
 // dump repeats a listing that changes have interrupted.
 func dump[T any](list func() ([]T, error)) ([]T, error) {
@@ -176,21 +184,27 @@ func (n *Network) follow(ctx context.Context, s *subscription) error {
 			}
 			// When a link goes down the kernel drops its IPv4 routes without an event.
 			now := u.Flags&unix.IFF_UP != 0 && u.Header.Type == unix.RTM_NEWLINK
-			if before, known := up[u.Index]; known && before != now || !known && !now {
+			before, known := up[u.Index]
+			if (known && before != now || !known && !now) && n.table.goThrough(int(u.Index)) {
 				n.lost.Store(true)
+			}
+			if _, addressed := n.addressed.Load(int(u.Index)); addressed || n.hops.goThrough(int(u.Index)) {
+				n.moved.Store(true)
 			}
 			if u.Header.Type == unix.RTM_DELLINK {
 				delete(up, u.Index)
 			} else {
 				up[u.Index] = now
 			}
-			n.moved.Store(true)
 			n.signal()
-		case _, ok := <-s.addresses:
+		case u, ok := <-s.addresses:
 			if !ok {
 				return n.failure(s)
 			}
-			n.moved.Store(true)
+			if isFar(u.LinkAddress.IP) {
+				n.addressed.Store(u.LinkIndex, true)
+				n.moved.Store(true)
+			}
 			n.signal()
 		case u, ok := <-s.routes:
 			if !ok {

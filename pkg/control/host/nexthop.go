@@ -60,6 +60,18 @@ func (h *nextHops) concerns(p netip.Prefix) bool {
 	return false
 }
 
+// goThrough says whether any answer leads through a link.
+func (h *nextHops) goThrough(link int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, a := range h.known {
+		if a.hop.link == link || a.err != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // find returns the next hop towards an address: the address itself if it is on a
 // link, else the gateway of the route that the kernel uses, our own routes
 // excepted, but for learned ones if they may lead to it.

@@ -195,6 +195,7 @@ type routeTable struct {
 	// finds it here if it is our own.
 	mu   sync.Mutex
 	ours map[routeKey]route
+	uses map[int]int // of each link, how many of ours go through it
 	// blocked are the keys at which another's route is in the way.
 	blocked map[routeKey]bool
 }
@@ -212,7 +213,7 @@ func (t *routeTable) Load() (map[routeKey]route, error) {
 		}
 		list = append(list, found...)
 	}
-	t.ours = make(map[routeKey]route, len(list))
+	t.ours, t.uses = make(map[routeKey]route, len(list)), make(map[int]int)
 	t.blocked = make(map[routeKey]bool)
 	loaded := make(map[routeKey]route, len(list))
 	for i := range list {
@@ -220,7 +221,8 @@ func (t *routeTable) Load() (map[routeKey]route, error) {
 		if _, double := loaded[k]; double {
 			v.odd = true
 		}
-		t.ours[k], loaded[k] = v, v
+		t.set(k, v)
+		loaded[k] = v
 	}
 	return loaded, nil
 }
@@ -254,10 +256,10 @@ func (t *routeTable) Put(k routeKey, v route) error {
 	if err != nil {
 		// What the kernel has now is not known; the next Put must not replace what
 		// may be another's.
-		delete(t.ours, k)
+		t.unset(k)
 		return err
 	}
-	t.ours[k] = v
+	t.set(k, v)
 	delete(t.blocked, k)
 	return nil
 }
@@ -298,9 +300,37 @@ func (t *routeTable) Delete(k routeKey) error {
 	delete(t.blocked, k)
 	err := t.remove(k)
 	if err == nil {
-		delete(t.ours, k)
+		t.unset(k)
 	}
 	return err
+}
+
+func (t *routeTable) set(k routeKey, v route) {
+	t.unset(k)
+	t.ours[k] = v
+	for _, hop := range v.hops() {
+		t.uses[hop.link]++
+	}
+}
+
+func (t *routeTable) unset(k routeKey) {
+	v, ok := t.ours[k]
+	if !ok {
+		return
+	}
+	delete(t.ours, k)
+	for _, hop := range v.hops() {
+		if t.uses[hop.link]--; t.uses[hop.link] == 0 {
+			delete(t.uses, hop.link)
+		}
+	}
+}
+
+// goThrough says whether any of ours go through a link.
+func (t *routeTable) goThrough(link int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.uses[link] > 0
 }
 
 // remove deletes all of our routes with that key.
@@ -380,43 +410,70 @@ func (n *Network) resolve(r desired.KernelRoute) ([]nextHop, error) {
 // out, since the kernel has none either.
 func (n *Network) wantRoutes(want *desired.State, links map[string]netlink.Link) (map[routeKey]route, []routeKey, error) {
 	out := make(map[routeKey]route, len(want.Host.Routes))
+	index := func(name string) (int, bool) {
+		l, ok := links[name]
+		if !ok {
+			return 0, false
+		}
+		return l.Attrs().Index, true
+	}
 	var unresolved []routeKey
 	var errs []error
 	for p, r := range want.Host.Routes {
-		k := keyOf(p.Masked())
-		if r.Learned {
-			k = learnedKey(p.Masked())
+		k, v, err := n.wantRoute(p, r, index)
+		switch {
+		case err != nil:
+			if !errors.Is(err, errNowhere) {
+				errs = append(errs, err)
+			}
+			unresolved = append(unresolved, k)
+		case v.kind != 0:
+			out[k] = v
 		}
-		v := route{kind: unix.RTN_UNICAST, scope: netlink.SCOPE_UNIVERSE, mtu: r.MTU}
-		switch r.Kind {
-		case desired.KernelLink:
-			l, ok := links[r.Interface]
-			if !ok {
-				continue
-			}
-			v.link = l.Attrs().Index
-			if p.Addr().Is4() {
-				v.scope = netlink.SCOPE_LINK
-			}
-		case desired.KernelVia:
-			hops, err := n.resolve(r)
-			if err != nil {
-				if !r.Learned { // a peer may tell of next hops that lead nowhere
-					errs = append(errs, fmt.Errorf("%s via %s: %w", k, r.Via, err))
-				}
-				unresolved = append(unresolved, k)
-				continue
-			}
-			v.setHops(hops)
-			v.source = r.Source
-		case desired.KernelBlackhole:
-			v.kind = unix.RTN_BLACKHOLE
-		default:
-			errs = append(errs, errors.New(k.String()+": unknown kind "+strconv.Itoa(int(r.Kind))))
-			continue
-		}
-		out[k] = v
 	}
 	slices.SortFunc(errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
 	return out, unresolved, errors.Join(errs...)
+}
+
+// errNowhere says that a peer tells of next hops that lead nowhere, as it may.
+var errNowhere = errors.New("the next hops lead nowhere")
+
+// wantKey is the key of one of the state's routes.
+func wantKey(p netip.Prefix, r desired.KernelRoute) routeKey {
+	if r.Learned {
+		return learnedKey(p.Masked())
+	}
+	return keyOf(p.Masked())
+}
+
+// wantRoute translates one route. It is of kind 0 if its link does not exist.
+func (n *Network) wantRoute(p netip.Prefix, r desired.KernelRoute, index func(string) (int, bool)) (k routeKey, v route, err error) {
+	k = wantKey(p, r)
+	v = route{kind: unix.RTN_UNICAST, scope: netlink.SCOPE_UNIVERSE, mtu: r.MTU}
+	switch r.Kind {
+	case desired.KernelLink:
+		link, ok := index(r.Interface)
+		if !ok {
+			return k, route{}, nil
+		}
+		v.link = link
+		if p.Addr().Is4() {
+			v.scope = netlink.SCOPE_LINK
+		}
+	case desired.KernelVia:
+		hops, err := n.resolve(r)
+		if err != nil {
+			if r.Learned {
+				return k, v, errNowhere
+			}
+			return k, v, fmt.Errorf("%s via %s: %w", k, r.Via, err)
+		}
+		v.setHops(hops)
+		v.source = r.Source
+	case desired.KernelBlackhole:
+		v.kind = unix.RTN_BLACKHOLE
+	default:
+		return k, route{}, errors.New(k.String() + ": unknown kind " + strconv.Itoa(int(r.Kind)))
+	}
+	return k, v, nil
 }

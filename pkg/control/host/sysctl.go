@@ -70,13 +70,18 @@ func (n *Network) wantSysctls(want *desired.State, links map[string]netlink.Link
 	if want.Host.ForwardIPv4 {
 		values[sysctl{path: forward4}] = "1"
 	}
-	forwardIPv6 := want.Host.ForwardIPv6 && n.hasIPv6
-	if forwardIPv6 {
+	if want.Host.ForwardIPv6 && n.hasIPv6 {
 		values[sysctl{path: forward6}] = "1"
 	}
-	for name := range want.Host.Workloads {
-		l, ok := links[name]
-		if !ok {
+	n.addWorkloadSysctls(values, want, links)
+	return values
+}
+
+// addWorkloadSysctls adds those of the workloads whose links are given.
+func (n *Network) addWorkloadSysctls(values map[sysctl]string, want *desired.State, links map[string]netlink.Link) {
+	forwardIPv6 := want.Host.ForwardIPv6 && n.hasIPv6
+	for name, l := range links {
+		if _, ok := want.Host.Workloads[name]; !ok {
 			continue
 		}
 		set := func(family, group, parameter, value string) {
@@ -96,7 +101,6 @@ func (n *Network) wantSysctls(want *desired.State, links map[string]netlink.Link
 			set("ipv6", "conf", "accept_ra", "0")
 		}
 	}
-	return values
 }
 
 func (n *Network) ensureSysctls(want *desired.State, links map[string]netlink.Link) error {

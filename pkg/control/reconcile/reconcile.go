@@ -73,15 +73,55 @@ func (t *Tracked[K, V]) Ensure(want map[K]V) error {
 	}
 	var errs []error
 	for k, v := range want {
-		if have, ok := t.known[k]; ok && t.options.Equal(have, v) {
+		if err := t.ensure(k, v); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return t.finish(errs)
+}
+
+func (t *Tracked[K, V]) ensure(k K, v V) error {
+	if have, ok := t.known[k]; ok && t.options.Equal(have, v) {
+		return nil
+	}
+	if err := t.table.Put(k, v); err != nil {
+		return t.forget(k, err)
+	}
+	t.known[k] = v
+	delete(t.unsure, k)
+	return nil
+}
+
+// Certain says that what the table holds is known, so that EnsureKeys and PruneKeys
+// are enough for what has changed since the last Ensure and Prune.
+func (t *Tracked[K, V]) Certain() bool { return t.loaded && len(t.unsure) == 0 }
+
+// EnsureKeys is Ensure for these keys only; want looks one up. The table must be
+// certain.
+func (t *Tracked[K, V]) EnsureKeys(keys []K, want func(K) (V, bool)) error {
+	var errs []error
+	for _, k := range keys {
+		if v, ok := want(k); ok {
+			if err := t.ensure(k, v); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return t.finish(errs)
+}
+
+// PruneKeys is Prune for these keys only. The table must be certain.
+func (t *Tracked[K, V]) PruneKeys(keys []K, want func(K) (V, bool)) error {
+	var errs []error
+	for _, k := range keys {
+		if _, ok := want(k); ok {
 			continue
 		}
-		if err := t.table.Put(k, v); err != nil {
-			errs = append(errs, t.forget(k, err))
-			continue
+		if _, there := t.known[k]; there || t.unsure[k] {
+			if err := t.remove(k); err != nil {
+				errs = append(errs, err)
+			}
 		}
-		t.known[k] = v
-		delete(t.unsure, k)
 	}
 	return t.finish(errs)
 }
@@ -104,14 +144,20 @@ func (t *Tracked[K, V]) Prune(want map[K]V) error {
 	}
 	var errs []error
 	for _, k := range gone {
-		if err := t.table.Delete(k); err != nil {
-			errs = append(errs, t.forget(k, err))
-			continue
+		if err := t.remove(k); err != nil {
+			errs = append(errs, err)
 		}
-		delete(t.known, k)
-		delete(t.unsure, k)
 	}
 	return t.finish(errs)
+}
+
+func (t *Tracked[K, V]) remove(k K) error {
+	if err := t.table.Delete(k); err != nil {
+		return t.forget(k, err)
+	}
+	delete(t.known, k)
+	delete(t.unsure, k)
+	return nil
 }
 
 // Resync makes the next Ensure or Prune read the table again. What is then not

@@ -274,3 +274,48 @@ func TestConverges(t *testing.T) {
 		}
 	})
 }
+
+// TestKeysAreEnough: rounds that only look at what is wanted otherwise leave what
+// rounds leave that look at everything, as long as the table is certain.
+func TestKeysAreEnough(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		content := rapid.MapOf(rapid.SampledFrom([]string{"a", "b", "c", "d"}), rapid.IntRange(0, 2))
+		f := newFake(content.Draw(t, "start"))
+		tr := Track(f)
+		if tr.Certain() {
+			t.Fatal("certain before it has been loaded")
+		}
+		var before table
+		whole := false // before is in the table
+		for range rapid.IntRange(1, 8).Draw(t, "rounds") {
+			want := content.Draw(t, "want")
+			f.writes = nil
+			f.failAt = map[int]bool{rapid.IntRange(0, 6).Draw(t, "fail"): true}
+			var err error
+			if whole && tr.Certain() {
+				lookup := func(k string) (int, bool) { v, ok := want[k]; return v, ok }
+				var keys []string
+				for _, k := range []string{"a", "b", "c", "d"} {
+					was, had := before[k]
+					if v, ok := want[k]; ok != had || v != was {
+						keys = append(keys, k)
+					}
+				}
+				err = errors.Join(tr.EnsureKeys(keys, lookup), tr.PruneKeys(keys, lookup))
+			} else {
+				err = errors.Join(tr.Ensure(want), tr.Prune(want))
+			}
+			before, whole = want, err == nil
+			if whole && !maps.Equal(f.content, want) {
+				t.Fatalf("content %v, want %v", f.content, want)
+			}
+			if rapid.Bool().Draw(t, "interfere") {
+				f.content = content.Draw(t, "theirs")
+				tr.Resync()
+				if tr.Certain() {
+					t.Fatal("certain after a Resync")
+				}
+			}
+		}
+	})
+}
