@@ -93,7 +93,9 @@ var tables = map[string]filled{
 		text(func(m *Maps) Table[FailsafeKey, uint32] { return m.Failsafe }),
 	},
 	bpfMapRuleNames: {
-		func(m *Maps, i int) error { return m.RuleNames.Put(uint32(i), NewRuleName(fmt.Sprint(i), RuleAllow, false)) },
+		func(m *Maps, i int) error {
+			return m.RuleNames.Put(uint32(i), NewRuleName(fmt.Sprint(i), RuleAllow, false))
+		},
 		text(func(m *Maps) Table[uint32, RuleName] { return m.RuleNames }),
 	},
 	bpfMapRulesetWords: {
