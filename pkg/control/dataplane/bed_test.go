@@ -64,9 +64,14 @@ func macOf(n int) string { return fmt.Sprintf("02:00:00:00:00:%02x", n) }
 
 func newBed(t *testing.T) *bed {
 	t.Helper()
+	return bedOn(t, unhooked(t))
+}
+
+func bedOn(t *testing.T, d *Dataplane) *bed {
+	t.Helper()
 	h := testbed.NewHosts(t, 1).Hosts[0]
 	h.MustRun(t, "ip", "route", "add", "unreachable", "10.99.0.0/16")
-	b := &bed{Dataplane: unhooked(t), host: h, index: map[string]int{"eth0": h.Link(t, "eth0").Attrs().Index}}
+	b := &bed{Dataplane: d, host: h, index: map[string]int{"eth0": h.Link(t, "eth0").Attrs().Index}}
 	w := desired.Dataplane{
 		Node:      desired.NodeAddresses{IPv4: netip.MustParseAddr(node4), IPv6: netip.MustParseAddr(node6), VXLANMAC: desired.MAC{0x66, 0, 0, 0, 0, 1}},
 		ToHost:    desired.ToHostReturn,

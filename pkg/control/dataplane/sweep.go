@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"math/bits"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,7 @@ const (
 // But for what mu guards it is sweepFlows'.
 type sweeper struct {
 	refused uint64 // by the table, at the last look
+	full    bool   // it was, since the last growth
 	carried bool   // all flows are in one table
 
 	wanted atomic.Int64 // entries that the configuration asks for
@@ -75,16 +77,24 @@ func (d *Dataplane) sweepFlows(ctx context.Context) {
 	ticker := time.NewTicker(lookInterval)
 	defer ticker.Stop()
 	var sweepAt, growAt time.Time
+	failing := false
 	for {
 		now := time.Now()
 		if !now.Before(sweepAt) {
 			sweepAt = d.sweepOnce(timeouts)
 		}
+		if d.tight() && !now.Before(growAt) {
+			d.sweepOnce(timeouts) // how many flows there are now
+		}
 		if !now.Before(growAt) {
-			if err := d.growFlows(); err != nil {
-				d.log.Error("table could not be made larger", "table", flows, "error", err)
-				growAt = now.Add(growRetry)
+			err := d.growFlows()
+			if err != nil {
+				growAt = now.Add(watchInterval)
 			}
+			if err != nil && !failing {
+				d.log.Error("table could not be made larger; will try again", "table", flows, "error", err)
+			}
+			failing = err != nil
 		}
 		select {
 		case <-ctx.Done():
@@ -120,10 +130,9 @@ func (d *Dataplane) sweepOnce(t loader.Timeouts) time.Time {
 func (d *Dataplane) growFlows() error {
 	start := time.Now()
 	if d.sweep.carried {
-		capacity := d.kernel.Flows.Capacity()
-		entries, err := d.flowsWanted(capacity)
-		if err != nil || entries <= capacity {
-			return err
+		entries := d.flowsWanted()
+		if entries <= d.kernel.Flows.Capacity() {
+			return nil
 		}
 		if err := d.kernel.GrowFlows(entries); err != nil {
 			return err
@@ -145,20 +154,32 @@ func (d *Dataplane) growFlows() error {
 	return nil
 }
 
-// flowsWanted is how many entries the table of flows should have now.
-func (d *Dataplane) flowsWanted(capacity int) (int, error) {
+// tight says that the table of flows is nearly full, or has been full since it was last
+// asked.
+func (d *Dataplane) tight() bool {
 	refused, err := d.kernel.Refused(flows)
 	if err != nil {
-		return 0, err
+		d.log.Error("table cannot be read", "table", flows, "error", err)
 	}
-	kept, _ := d.sweep.result()
-	tight := refused > d.sweep.refused || float64(kept) > growFlowsAt*float64(capacity)
-	d.sweep.refused = refused
-	wanted := int(d.sweep.wanted.Load())
-	if tight && (!d.sweep.fixed.Load() || capacity < wanted) {
-		wanted = max(wanted, 2*capacity)
+	s := &d.sweep
+	kept, _ := s.result()
+	s.full = s.full || refused > s.refused
+	s.refused = refused
+	return s.full || float64(kept) > growFlowsAt*float64(d.kernel.Flows.Capacity())
+}
+
+// flowsWanted is how many entries the table of flows should have now. What waits for room
+// must not take all that of those that are still to be copied.
+func (d *Dataplane) flowsWanted() int {
+	capacity, wanted := d.kernel.Flows.Capacity(), int(d.sweep.wanted.Load())
+	if d.tight() && (!d.sweep.fixed.Load() || capacity < wanted) {
+		d.sweep.mu.Lock()
+		waiting := int(d.sweep.last.Waiting)
+		d.sweep.mu.Unlock()
+		wanted = max(wanted, 1<<bits.Len(uint(2*(capacity+waiting)-1)))
 	}
-	return min(wanted, d.limit(flows)), nil
+	d.sweep.full = false
+	return min(wanted, d.limit(flows))
 }
 
 // result is the last sweep's, with the number of flows removed ever.
