@@ -174,7 +174,7 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 	if err := d.load(); err != nil {
 		return err
 	}
-	d.resize(w.Tables)
+	d.prepare(w)
 	now, writes := time.Now(), d.writes
 	failing, full := make(desired.EndpointErrors), make(desired.TableErrors)
 	var errs []error
@@ -213,7 +213,8 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 		note("endpoints", d.endpoints.bump(0))
 	}
 	note("endpoints", d.endpoints.moved(slots, false))
-	d.growAhead()
+	d.growFor(d.entries(), make(map[string]int))
+	d.noteFills()
 	return partly(errs, failing, full)
 }
 
@@ -317,7 +318,7 @@ func (d *Dataplane) Prune(_ context.Context, want *desired.State) error {
 		errs = append(errs, d.endpoints.bump(0))
 	}
 	errs = append(errs, d.detach(w))
-	d.count()
+	d.noteFills()
 	return errors.Join(errs...)
 }
 

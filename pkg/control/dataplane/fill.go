@@ -73,18 +73,21 @@ func (d *Dataplane) noteFill(table string, entries int) {
 	f.entries, f.level, f.refused = entries, l, refused
 }
 
-// count notes how many entries the tables have that only the daemon writes.
-func (d *Dataplane) count() map[string]int {
+// entries is how many entries the tables have that only the daemon writes.
+func (d *Dataplane) entries() map[string]int {
 	hosts, nets := d.classifier.classes()
-	n := map[string]int{
+	return map[string]int{
 		"endpoints": d.endpoints.taken(), "workloads": d.workloads.Entries(), "routes": d.routes.Entries(),
 		"peers": d.peers.Entries(), "host_classes": hosts, "net_classes": nets, "ruleset_words": d.classifier.extents.taken(),
 		"host_endpoints": d.hosts.Entries(), "failsafe": d.failsafe.Entries(),
 	}
-	for table, entries := range n {
-		d.noteFill(table, entries)
+}
+
+// noteFills takes note of these.
+func (d *Dataplane) noteFills() {
+	for table, n := range d.entries() {
+		d.noteFill(table, n)
 	}
-	return n
 }
 
 // Tables says how full the tables are that can become full.

@@ -17,7 +17,7 @@ import (
 )
 
 // A table that only the daemon writes is made larger when an entry does not fit, or
-// before: at the end of a round in which it has become fuller than growAt. It at least
+// before: when it is about to become, or has become, fuller than growAt. It at least
 // doubles. The log warns of a table that is fuller than warnAt, which takes one that
 // cannot grow.
 const (
@@ -79,17 +79,47 @@ func (d *Dataplane) larger(table string, entries int) (int, error) {
 	return min(1<<bits.Len(uint(n-1)), limit), nil
 }
 
-// resize gives tables the sizes that the configuration asks for, if these are larger.
-func (d *Dataplane) resize(t desired.TableSizes) {
-	d.sweep.configure(t)
+// prepare gives tables the sizes that the configuration asks for, if these are larger,
+// and that what is wanted needs as far as that is simple to say: one growth instead of
+// many.
+func (d *Dataplane) prepare(w *desired.Dataplane) {
+	d.sweep.configure(w.Tables)
 	sizes := make(map[string]int)
-	for table, n := range map[string]int{"routes": t.Routes, "host_classes": t.Classes, "net_classes": t.Classes} {
-		if n = min(n, d.limit(table)); n > d.kernel.Capacity(table) && !d.blocked(table) {
+	for table, n := range map[string]int{"routes": w.Tables.Routes, "host_classes": w.Tables.Classes, "net_classes": w.Tables.Classes} {
+		if n = min(n, d.limit(table)); n > d.kernel.Capacity(table) {
 			sizes[table] = n
 		}
 	}
+	need := map[string]int{
+		"endpoints": len(w.Endpoints) + 1, "workloads": len(w.Endpoints), "routes": len(w.Routes), "peers": len(w.Peers),
+		"host_endpoints": len(w.HostEndpoints), "failsafe": len(w.Failsafe),
+	}
+	if all := len(w.Policy.Peers); all > min(d.kernel.HostClasses.Capacity(), d.kernel.NetClasses.Capacity()) {
+		for p := range w.Policy.Peers {
+			if p.IsSingleIP() {
+				need["host_classes"]++
+			}
+		}
+		need["net_classes"] = all - need["host_classes"]
+	}
+	d.growFor(need, sizes)
+}
+
+// growFor makes room in tables that would be nearly full with so many entries. sizes are
+// those that tables get anyway.
+func (d *Dataplane) growFor(entries, sizes map[string]int) {
+	for table, n := range entries {
+		capacity := d.kernel.Capacity(table)
+		if float64(n) <= growAt*float64(max(capacity, sizes[table])) {
+			continue
+		}
+		if size, err := d.larger(table, min(max(n, capacity+1), d.limit(table))); err == nil && size > capacity {
+			sizes[table] = max(sizes[table], size)
+		}
+	}
+	maps.DeleteFunc(sizes, func(table string, _ int) bool { return d.blocked(table) })
 	if len(sizes) > 0 {
-		_ = d.grow(sizes) // logged there; nothing needs the room yet
+		_ = d.grow(sizes) // logged there; nothing is refused yet
 	}
 }
 
@@ -109,23 +139,6 @@ func (d *Dataplane) makeRoom(table string, entries int) error {
 func (d *Dataplane) blocked(table string) bool {
 	at, failed := d.growth.failed[table]
 	return failed && time.Since(at) < growRetry
-}
-
-// growAhead makes tables larger before they are full.
-func (d *Dataplane) growAhead() {
-	sizes := make(map[string]int)
-	for table, n := range d.count() {
-		capacity := d.kernel.Capacity(table)
-		if float64(n) <= growAt*float64(capacity) || d.blocked(table) {
-			continue
-		}
-		if size, err := d.larger(table, capacity+1); err == nil {
-			sizes[table] = size
-		}
-	}
-	if len(sizes) > 0 && d.grow(sizes) == nil {
-		d.count()
-	}
 }
 
 // grow gives tables these sizes. Programs go on meanwhile, and see the same entries

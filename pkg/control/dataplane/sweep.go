@@ -144,12 +144,13 @@ func (d *Dataplane) growFlows() error {
 		if err != nil {
 			return err
 		}
-		d.growth.step(flows)
 		d.sweep.carried = !more
 	}
 	if steps == 1 {
 		return nil // there was nothing to do: this was the first look
 	}
+	d.tight()
+	d.sweep.full = false // that was the former table
 	d.log.Info("table was made larger", "table", flows, "entries", d.kernel.Flows.Capacity(), "took", time.Since(start))
 	return nil
 }
