@@ -50,6 +50,36 @@ func FuzzStored(f *testing.F) {
 }
 
 // FuzzDecode: no input of a user makes it panic.
+// What cannot be decoded is salvaged as something that can be worked with, and what
+// can be is salvaged as it is.
+func FuzzSalvage(f *testing.F) {
+	for _, o := range storedObjects(f) {
+		f.Add(o.kind, o.data)
+	}
+	f.Add(KindNetworkPolicy, []byte(`{"spec":{"ingress":[{"source":{"ports":["2:1",-1,{}]},"protocol":[]},7,null]}}`))
+	f.Add(KindProfile, []byte(`{"spec":{"egress":[{"destination":{"notPorts":["unreadable-1","2:1","3:1"]}}]}}`))
+	f.Fuzz(func(t *testing.T, kind string, data []byte) {
+		sound, err := DecodeStored(kind, data)
+		r := Salvage(kind, data)
+		if r == nil {
+			return
+		}
+		Default(r)
+		_ = Validate(r)
+		one, encodeErr := Encode(r)
+		if encodeErr != nil {
+			t.Fatal(encodeErr)
+		}
+		if err != nil {
+			return
+		}
+		Default(sound)
+		if two, err := Encode(sound); err != nil || !bytes.Equal(one, two) {
+			t.Fatalf("%v:\n%s\n%s", err, one, two)
+		}
+	})
+}
+
 func FuzzDecode(f *testing.F) {
 	for _, o := range storedObjects(f) {
 		f.Add(o.data)

@@ -66,10 +66,12 @@ type Tables struct {
 	Endpoints     map[api.Key]Rulesets
 	HostEndpoints map[api.Key]HostRulesets
 
-	// Problems says what could not be compiled, and where. What a problem guards
-	// is closed: an endpoint with a policy that does not compile drops.
+	// Problems says what could not be compiled, field by field, of what applies to
+	// endpoints of this node. What a problem guards is closed and nothing else: a rule
+	// denies all that it might mean, a policy all that comes to it.
 	Problems []Problem
-	// Staged are the policies that are there but not enforced.
+	// Staged are the policies that are there but not enforced, also those that apply to
+	// no endpoint here.
 	Staged []api.Key
 }
 
