@@ -16,7 +16,7 @@ import (
 // writeAddresses gives every address its class. It returns the rulesets that judge
 // some address otherwise than before.
 func (c *classifier) writeAddresses(t *policy.Tables) (map[policy.RulesetID]bool, error) {
-	touched := make(map[policy.RulesetID]bool)
+	touched := c.moved
 	moves := make(map[[2]policy.PeerClass]bool)
 	var errs []error
 	after := c.beforeNets

@@ -29,6 +29,7 @@ type classifier struct {
 	kernel *kernel.Maps
 	log    *slog.Logger
 
+	rules   *rules
 	extents *extents
 	live    map[policy.RulesetID]*ruleset // what the last tables hold
 	leaving []*ruleset                    // what endpoints may still refer to
@@ -49,6 +50,7 @@ type classifier struct {
 	applied    uint64
 	compiler   *policy.Compiler
 	failed     map[policy.RulesetID]error // the rulesets of applied that are not there
+	moved      map[policy.RulesetID]bool  // in this round: rules are other ones, or counted otherwise
 
 	// The view that the last tables in the kernel, those of result seen, have of the
 	// addresses; nil in the first round.
@@ -60,8 +62,11 @@ type classifier struct {
 func newClassifier(k *kernel.Maps, log *slog.Logger) *classifier {
 	words := newExtents(k.Words.Len())
 	words.more = func(n int) (int, error) { err := k.Words.Reserve(n); return k.Words.Len(), err }
+	rules := newRules(k, log)
+	words.freed = func(r *ruleset) { rules.release(r.numbers(), r.without) }
 	return &classifier{
 		kernel: k, log: log,
+		rules:        rules,
 		extents:      words,
 		live:         make(map[policy.RulesetID]*ruleset),
 		peers:        newNumbers(),
@@ -86,6 +91,8 @@ type placed struct {
 // before whole. Otherwise everything is compared.
 func (c *classifier) ensure(t *policy.Tables, now time.Time) (placed, error) {
 	c.extents.reap(now)
+	c.rules.mend()
+	c.moved = make(map[policy.RulesetID]bool)
 	whole := c.applied
 	if c.applied = 0; t.Compiler != c.compiler {
 		whole = 0
@@ -95,6 +102,7 @@ func (c *classifier) ensure(t *policy.Tables, now time.Time) (placed, error) {
 	switch {
 	case whole != 0 && t.Result == whole:
 		c.placeChanged(t, [4][]uint32{})
+		touched = c.moved
 	case whole != 0 && t.Result == whole+1:
 		touched, err = c.follow(t)
 	default:
@@ -117,13 +125,13 @@ func (c *classifier) compare(t *policy.Tables) (touched map[policy.RulesetID]boo
 	ports := portTable(t)
 	c.number(t, ports)
 	c.failed = make(map[policy.RulesetID]error)
-	used := c.used(t)
+	used := used(t)
 	if c.before == nil {
 		c.adoptRulesets(t, used)
 	}
 	for id, from := range t.Rulesets {
-		if used[id] || c.live[id] != nil {
-			c.note(id, from, c.place(id, from))
+		if how, wanted := used[id]; wanted || c.live[id] != nil {
+			c.note(id, from, how == counting, c.place(id, from, how == counting))
 		}
 	}
 	c.leave(t)
@@ -132,25 +140,42 @@ func (c *classifier) compare(t *policy.Tables) (touched map[policy.RulesetID]boo
 	return touched, errors.Join(bridged, written, err)
 }
 
-// used are the rulesets that endpoints want.
-func (c *classifier) used(t *policy.Tables) map[policy.RulesetID]bool {
-	used := make(map[policy.RulesetID]bool)
+// use is what a ruleset is for.
+type use int
+
+const (
+	counting use = iota + 1 // it is a staged one
+	judging
+)
+
+// used are the rulesets that endpoints want. Host endpoints have no staged ones in the
+// kernel.
+func used(t *policy.Tables) map[policy.RulesetID]use {
+	out := make(map[policy.RulesetID]use)
 	for _, r := range t.Endpoints {
-		used[r.Egress], used[r.Ingress] = true, true
+		out[r.StagedEgress], out[r.StagedIngress] = counting, counting
+	}
+	for _, r := range t.Endpoints {
+		out[r.Egress], out[r.Ingress] = judging, judging
 	}
 	for _, h := range t.HostEndpoints {
 		for _, id := range stages(h, new(kernel.HostEndpoint)) {
-			used[id] = true
+			out[id] = judging
 		}
 	}
-	delete(used, 0)
-	return used
+	delete(out, 0)
+	return out
 }
 
 // note keeps why a ruleset is not in the kernel, if it is not.
-func (c *classifier) note(id policy.RulesetID, from *policy.Ruleset, err error) {
-	if delete(c.failed, id); err != nil {
-		c.failed[id] = fmt.Errorf("ruleset of %d rules: %w", len(from.Rules), err)
+func (c *classifier) note(id policy.RulesetID, from *policy.Ruleset, staged bool, err error) {
+	known := c.failed[id] != nil
+	if delete(c.failed, id); err == nil {
+		return
+	}
+	c.failed[id] = fmt.Errorf("ruleset of %d rules: %w", len(from.Rules), err)
+	if staged && !known {
+		c.log.Warn("staged policies are not counted", "error", c.failed[id]) // no endpoint says so
 	}
 }
 
@@ -220,16 +245,22 @@ func (c *classifier) number(t *policy.Tables, ports []kernel.PortClass) {
 
 // place makes sure that a ruleset is in the kernel with rows for all classes: where
 // it is, or at a new place.
-func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset) error {
-	if r := c.live[id]; r != nil && c.fits(r) {
-		if grown, ok := c.encode(r, from); ok {
+func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset, staged bool) error {
+	r := c.live[id]
+	if r != nil && c.fits(r) && !c.numberable(r) && sameRules(r.from, from) {
+		if grown, ok := c.encode(r, from, r.numbers()); ok {
 			was := r.words
 			r.words = grown
 			r.layOut(from)
 			return c.writeRows(r, was)
 		}
 	}
-	return c.placeAnew(id, from)
+	return c.placeAnew(id, from, staged || r != nil && r.staged)
+}
+
+// numberable says whether a ruleset has rules without a number that could have one now.
+func (c *classifier) numberable(r *ruleset) bool {
+	return r.without > 0 && c.rules.room() >= r.without
 }
 
 // fits says whether a ruleset has rows for all classes.
@@ -238,20 +269,27 @@ func (c *classifier) fits(r *ruleset) bool {
 }
 
 // placeAnew brings a ruleset into the kernel at a new place.
-func (c *classifier) placeAnew(id policy.RulesetID, from *policy.Ruleset) error {
+func (c *classifier) placeAnew(id policy.RulesetID, from *policy.Ruleset, staged bool) error {
 	r := newRuleset(from, capacity(c.peers.top), capacity(max(c.sources.top, c.destinations.top)))
 	var err error
 	if r.extent, err = c.extents.take(r.size); err != nil {
 		return err
 	}
-	r.words, _ = c.encode(r, from)
+	var numbers []uint32
+	r.staged = staged
+	numbers, r.without = c.rules.hold(from, staged)
+	r.words, _ = c.encode(r, from, numbers)
 	r.layOut(from)
 	if err := c.kernel.Words.Write(r.base, r.words); err != nil {
 		c.extents.release(r.extent)
+		c.rules.release(numbers, r.without)
 		return err
 	}
 	if old := c.live[id]; old != nil {
 		c.leaving = append(c.leaving, old)
+		if !sameRules(old.from, from) || old.without != r.without {
+			c.moved[id] = true
+		}
 	}
 	c.live[id] = r
 	return nil
@@ -317,9 +355,10 @@ func (c *classifier) bridge(t *policy.Tables, ports []kernel.PortClass) error {
 // after the grace period.
 func (c *classifier) left(now time.Time) {
 	for _, r := range c.leaving {
-		c.extents.retire(r.extent, now)
+		c.extents.retire(r, now)
 	}
 	c.leaving = nil
+	c.rules.settle()
 }
 
 // portTable lays the port ranges out by index, in the compiler's numbers.

@@ -34,7 +34,7 @@ func (e *endpoints) load() (used []uint32, err error) {
 		return nil, err
 	}
 	for _, r := range e.records {
-		for _, base := range []uint32{r.Egress, r.Ingress} {
+		for _, base := range []uint32{r.Egress, r.Ingress, r.StagedEgress, r.StagedIngress} {
 			if base != 0 {
 				used = append(used, base)
 			}
@@ -89,6 +89,8 @@ func (e *endpoints) hints(w *desired.Dataplane) map[hint]int {
 		r, rules := byInterface[uint32(want.Ifindex)], w.Policy.Endpoints[key]
 		out[hint{r.Egress, rules.Egress}]++
 		out[hint{r.Ingress, rules.Ingress}]++
+		out[hint{r.StagedEgress, rules.StagedEgress}]++
+		out[hint{r.StagedIngress, rules.StagedIngress}]++
 	}
 	return out
 }
@@ -103,13 +105,15 @@ func (e *endpoints) ensure(w *desired.Dataplane, in placed, failing desired.Endp
 			continue // closed: nothing it sends has a known source
 		}
 		s := e.slot(want)
-		// A ruleset that is not in the kernel is 0, which drops.
+		// A ruleset that is not in the kernel is 0, which drops; a staged one counts
+		// nothing then, and nothing fails.
 		rules := w.Policy.Endpoints[want.Key]
 		if err := errors.Join(in.failed[rules.Egress], in.failed[rules.Ingress]); err != nil {
 			failing[want.Key] = err
 		}
 		record := kernel.Endpoint{
 			Egress: in.bases[rules.Egress], Ingress: in.bases[rules.Ingress],
+			StagedEgress: in.bases[rules.StagedEgress], StagedIngress: in.bases[rules.StagedIngress],
 			Ifindex: uint32(want.Ifindex), Mac: want.MAC, HostMac: want.HostMAC,
 		}
 		if want.Veth {
@@ -125,9 +129,11 @@ func (e *endpoints) ensure(w *desired.Dataplane, in placed, failing desired.Endp
 		}
 		switch {
 		case in.touched[rules.Egress] || in.touched[rules.Ingress],
+			in.touched[rules.StagedEgress] || in.touched[rules.StagedIngress],
 			known && e.rules[s] != rules,
-			!known && (was.Egress != record.Egress || was.Ingress != record.Ingress),
+			!known && !sameBases(was, record),
 			(was.Egress == 0) != (record.Egress == 0) || (was.Ingress == 0) != (record.Ingress == 0),
+			(was.StagedEgress == 0) != (record.StagedEgress == 0) || (was.StagedIngress == 0) != (record.StagedIngress == 0),
 			was.Ifindex != record.Ifindex || was.Mac != record.Mac || was.Flags != record.Flags:
 			record.Generation++
 		}
@@ -140,6 +146,10 @@ func (e *endpoints) ensure(w *desired.Dataplane, in placed, failing desired.Endp
 		e.slots[want.Key] = s
 		e.rules[s] = rules
 	}
+}
+
+func sameBases(a, b kernel.Endpoint) bool {
+	return a.Egress == b.Egress && a.Ingress == b.Ingress && a.StagedEgress == b.StagedEgress && a.StagedIngress == b.StagedIngress
 }
 
 func (e *endpoints) put(s uint32, r kernel.Endpoint) error {

@@ -17,13 +17,15 @@ type extents struct {
 	// more makes room for that many words, and returns how many there are then. Without it
 	// there are no more.
 	more func(words int) (int, error)
+	// freed, if there is one, is told which rulesets nobody can be reading any more.
+	freed func(*ruleset)
 }
 
 // extent is a run of words.
 type extent struct{ base, size int }
 
 type retired struct {
-	extent
+	*ruleset
 	at time.Time
 }
 
@@ -109,8 +111,8 @@ func (x *extents) claim(e extent) bool {
 	return false
 }
 
-// retire gives an extent back once the grace period is over.
-func (x *extents) retire(e extent, now time.Time) { x.retired = append(x.retired, retired{e, now}) }
+// retire gives a ruleset's extent back once the grace period is over.
+func (x *extents) retire(r *ruleset, now time.Time) { x.retired = append(x.retired, retired{r, now}) }
 
 // reap makes extents free whose grace period is over.
 func (x *extents) reap(now time.Time) {
@@ -119,6 +121,9 @@ func (x *extents) reap(now time.Time) {
 			return false
 		}
 		x.release(r.extent)
+		if x.freed != nil {
+			x.freed(r.ruleset)
+		}
 		return true
 	})
 }

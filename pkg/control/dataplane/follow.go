@@ -16,7 +16,7 @@ func (c *classifier) follow(t *policy.Tables) (touched map[policy.RulesetID]bool
 	c.placeChanged(t, classes)
 	c.leave(t)
 	err = errors.Join(c.followPorts(t), c.followAddresses(t))
-	touched = make(map[policy.RulesetID]bool)
+	touched = c.moved
 	for id := range c.live {
 		if slices.ContainsFunc(t.Changes.Moves, func(m [2]policy.PeerClass) bool { return t.Rulesets[id].Affected(m[0], m[1]) }) {
 			touched[id] = true
@@ -83,24 +83,24 @@ func (c *classifier) placeChanged(t *policy.Tables, classes [4][]uint32) {
 		from := t.Rulesets[id]
 		switch {
 		case from == nil: // about to be left
-		case from != r.from || !c.fits(r):
-			c.note(id, from, c.placeAnew(id, from))
+		case from != r.from || !c.fits(r) || c.numberable(r):
+			c.note(id, from, r.staged, c.placeAnew(id, from, r.staged))
 		case extend:
 			changed, ok := r.extend(classes, numbers)
 			if !ok {
-				c.note(id, from, c.placeAnew(id, from))
+				c.note(id, from, r.staged, c.placeAnew(id, from, r.staged))
 				continue
 			}
 			var errs []error
 			for _, x := range changed {
 				errs = append(errs, c.kernel.Words.Write(r.base+x.base, r.words[x.base:x.base+x.size]))
 			}
-			c.note(id, from, errors.Join(errs...))
+			c.note(id, from, r.staged, errors.Join(errs...))
 		}
 	}
-	for id := range c.used(t) {
+	for id, how := range used(t) {
 		if from := t.Rulesets[id]; from != nil && (c.live[id] == nil || c.failed[id] != nil) {
-			c.note(id, from, c.placeAnew(id, from))
+			c.note(id, from, how == counting, c.placeAnew(id, from, how == counting))
 		}
 	}
 }

@@ -42,6 +42,9 @@ func (c *classifier) load(used []uint32) error {
 	if c.ports, err = c.kernel.Ports.Load(); err != nil {
 		return err
 	}
+	if err := c.rules.load(); err != nil {
+		return err
+	}
 	if len(c.live) > 0 || len(c.leaving) > 0 {
 		return c.repair() // a later reading: what we handed out is known
 	}
@@ -82,6 +85,7 @@ func (c *classifier) loadRulesets(used []uint32) error {
 		if r.words, err = c.kernel.Words.Read(r.base, r.size); err != nil {
 			return err
 		}
+		c.rules.keep(r.numbers())
 		c.leaving = append(c.leaving, r)
 	}
 	return nil
@@ -104,20 +108,20 @@ func (c *classifier) repair() error {
 
 // adoptRulesets keeps what a former process has put into the kernel where it says
 // what the tables do. Equal rulesets are told apart by who refers to them.
-func (c *classifier) adoptRulesets(t *policy.Tables, used map[policy.RulesetID]bool) {
+func (c *classifier) adoptRulesets(t *policy.Tables, used map[policy.RulesetID]use) {
 	byReferrers := func(a, b hint) int {
 		return cmp.Or(cmp.Compare(c.hints[b], c.hints[a]), cmp.Compare(a.base, b.base), cmp.Compare(a.id, b.id))
 	}
 	for _, h := range slices.SortedFunc(maps.Keys(c.hints), byReferrers) {
 		for _, r := range c.leaving {
-			if uint32(r.base) == h.base && c.live[h.id] == nil && t.Rulesets[h.id] != nil && c.adopt(h.id, t.Rulesets[h.id], r) {
+			if uint32(r.base) == h.base && c.live[h.id] == nil && t.Rulesets[h.id] != nil && c.adopt(h.id, t.Rulesets[h.id], used[h.id] == counting, r) {
 				break
 			}
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(used)) {
 		for _, r := range c.leaving {
-			if c.live[id] == nil && t.Rulesets[id] != nil && c.adopt(id, t.Rulesets[id], r) {
+			if c.live[id] == nil && t.Rulesets[id] != nil && c.adopt(id, t.Rulesets[id], used[id] == counting, r) {
 				break
 			}
 		}
@@ -125,15 +129,22 @@ func (c *classifier) adoptRulesets(t *policy.Tables, used map[policy.RulesetID]b
 }
 
 // adopt makes a ruleset of the kernel's that of an id, if it says the same.
-func (c *classifier) adopt(id policy.RulesetID, from *policy.Ruleset, r *ruleset) bool {
+func (c *classifier) adopt(id policy.RulesetID, from *policy.Ruleset, staged bool, r *ruleset) bool {
 	if r.rules != len(from.Rules) || !c.fits(r) {
 		return false
 	}
-	same, ok := c.encode(r, from)
+	numbers := c.rules.find(from, staged)
+	for i, rule := range from.Rules {
+		if r.words[headerWords+i] != ruleWord(rule, numbers[i]) {
+			return false // as nearly always
+		}
+	}
+	same, ok := c.encode(r, from, numbers)
 	if !ok || !slices.Equal(same, r.words) {
 		return false
 	}
 	r.layOut(from)
+	r.staged, r.without = staged, c.rules.adopt(from, staged, numbers)
 	c.live[id] = r
 	i := slices.Index(c.leaving, r)
 	c.leaving = slices.Delete(c.leaving, i, i+1)

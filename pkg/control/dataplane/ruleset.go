@@ -1,6 +1,8 @@
 package dataplane
 
 import (
+	"slices"
+
 	kernel "calico-xdp/pkg/maps"
 	"calico-xdp/pkg/policy"
 )
@@ -12,6 +14,9 @@ type ruleset struct {
 	rules        int
 	peers, ports int // capacities in classes
 	vectors      int // capacity in words; 0 for a ruleset whose vectors are one word
+
+	staged  bool // it is one that only counts
+	without int  // rules that have no number
 
 	from  *policy.Ruleset // what it was encoded from
 	grown [4]vectors      // of more than 64 rules
@@ -84,9 +89,28 @@ func capacity(n uint32) int {
 	return c
 }
 
-var actions = map[policy.Action]kernel.RuleAction{
+var actions = [...]kernel.RuleAction{
 	policy.Deny: kernel.RuleDeny, policy.Allow: kernel.RuleAllow, policy.Pass: kernel.RulePass, policy.Log: kernel.RuleLog,
 	policy.Continue: kernel.RuleContinue,
+}
+
+// ruleWord is a rule as policy.h reads it; number counts it.
+func ruleWord(rule policy.Rule, number uint32) uint64 {
+	return uint64(actions[rule.Action]) | uint64(rule.Next)<<8 | uint64(number)<<32
+}
+
+// numbers are those of the rules, as the words say.
+func (r *ruleset) numbers() []uint32 {
+	out := make([]uint32, r.rules)
+	for i := range out {
+		out[i] = uint32(r.words[headerWords+i] >> 32)
+	}
+	return out
+}
+
+// sameRules says whether two compiled rulesets have the same rules.
+func sameRules(a, b *policy.Ruleset) bool {
+	return len(a.Rules) == len(b.Rules) && (len(a.Rules) == 0 || &a.Rules[0] == &b.Rules[0] || slices.Equal(a.Rules, b.Rules))
 }
 
 // layOut notes where encode has put the vectors.
@@ -152,16 +176,16 @@ func (r *ruleset) append(v *vectors, d *policy.Dimension) extent {
 	return extent{from, r.end - from}
 }
 
-// encode returns r's words for a compiled ruleset: as they are in the kernel, with
-// the rows of the classes that are new. Rows of classes that are not in use stay as
-// they are. It is not ok if that cannot be written in place: then the ruleset needs a
+// encode returns r's words for a compiled ruleset, whose rules have these numbers: as
+// they are in the kernel, with the rows of the classes that are new. Rows of classes
+// that are not in use stay as they are. It is not ok if that cannot be written in place: then the ruleset needs a
 // new one.
-func (c *classifier) encode(r *ruleset, from *policy.Ruleset) (words []uint64, ok bool) {
+func (c *classifier) encode(r *ruleset, from *policy.Ruleset, numbers []uint32) (words []uint64, ok bool) {
 	words = make([]uint64, r.size)
 	copy(words, r.words)
 	words[0], words[1] = uint64(r.rules)|uint64(r.peers)<<32, uint64(r.ports)|uint64(r.vectors)<<32
 	for i, rule := range from.Rules {
-		words[headerWords+i] = uint64(actions[rule.Action]) | uint64(rule.Next)<<8
+		words[headerWords+i] = ruleWord(rule, numbers[i])
 	}
 	classes := [4]map[uint32]uint32{c.peers.kernel, c.peers.kernel, c.sources.kernel, c.destinations.kernel}
 	rows := [4]func(uint32) int{r.sourceRow, r.destinationRow, r.sourcePortRow, r.destinationPortRow}
