@@ -35,6 +35,7 @@ func (d *Dataplane) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(driftDesc, prometheus.CounterValue, float64(drift.Added+drift.Removed+drift.Changed), name)
 	}
 	out <- prometheus.MustNewConstMetric(driftDesc, prometheus.CounterValue, float64(d.classifier.drift.Load()), "ruleset_words")
+	d.collectRules(out)
 	kept, removed := d.sweep.result()
 	out <- prometheus.MustNewConstMetric(flowsDesc, prometheus.GaugeValue, float64(kept))
 	out <- prometheus.MustNewConstMetric(maxDesc, prometheus.GaugeValue, float64(d.kernel.Flows.Capacity()))

@@ -30,6 +30,7 @@ type entries struct {
 	port     int
 	failsafe kernel.FailsafeKey
 	hosts    kernel.HostEndpoint // of interface 200
+	rule     uint32
 }
 
 func oneOfEach(t *testing.T, d *Dataplane) entries {
@@ -51,6 +52,11 @@ func oneOfEach(t *testing.T, d *Dataplane) entries {
 	if err != nil {
 		t.Fatal(err)
 	}
+	words, err := k.Words.Read(int(one.endpoint.Egress)+headerWords, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one.rule = uint32(words[0] >> 32)
 	one.port = max(0, slices.IndexFunc(ports, func(p kernel.PortClass) bool { return p != (kernel.PortClass{}) }))
 	return one
 }
@@ -60,6 +66,7 @@ var (
 	strangeNet  = kernel.NewPrefix(netip.MustParsePrefix("203.0.113.0/24"))
 	ipipRoute   = kernel.NewPrefix(netip.MustParsePrefix("192.168.4.0/26"))
 	ipipPeer    = kernel.NewAddress(netip.MustParseAddr(ipip4))
+	strangeRule = kernel.NewRuleName("||ingress|", kernel.RuleLog, false)
 	garbagePort = kernel.PortClass{Destination: 65535, Source: 65535}
 )
 
@@ -118,6 +125,9 @@ var drifts = []drift{
 	{"endpoint added", func(k *kernel.Maps, _ entries) error {
 		return k.Endpoints.Put(77, kernel.Endpoint{Egress: 1, Ingress: 1, Ifindex: 77})
 	}},
+	{"rule name added", func(k *kernel.Maps, _ entries) error { return k.RuleNames.Put(4711, strangeRule) }},
+	{"rule name removed", func(k *kernel.Maps, one entries) error { return k.RuleNames.Delete(one.rule) }},
+	{"rule name changed", func(k *kernel.Maps, one entries) error { return k.RuleNames.Put(one.rule, strangeRule) }},
 	{"endpoint removed", func(k *kernel.Maps, one entries) error { return k.Endpoints.Delete(one.slot) }},
 	{"endpoint's policy changed", editing(func(e *kernel.Endpoint) { e.Egress, e.Ingress = e.Ingress, 0 })},
 	{"endpoint's MAC changed", editing(func(e *kernel.Endpoint) { e.Mac = [6]uint8{} })},
@@ -134,6 +144,16 @@ var garbage = []drift{
 	{"ruleset header", func(k *kernel.Maps, one entries) error {
 		return k.Words.Write(int(one.endpoint.Egress), []uint64{1<<64 - 1, 1<<64 - 1})
 	}},
+	{"rule number in a ruleset", func(k *kernel.Maps, one entries) error {
+		at := int(one.endpoint.Egress) + headerWords
+		rule, err := k.Words.Read(at, 1)
+		if err != nil {
+			return err
+		}
+		return k.Words.Write(at, []uint64{rule[0] | 0xffffffff<<32})
+	}},
+	{"rule name", func(k *kernel.Maps, one entries) error { return k.RuleNames.Put(one.rule, strangeRule) }},
+	{"rule name of no number", func(k *kernel.Maps, _ entries) error { return k.RuleNames.Put(0xffffffff, strangeRule) }},
 	{"host class of a stranger", func(k *kernel.Maps, _ entries) error { return k.HostClasses.Put(stranger, 1<<20) }},
 }
 

@@ -24,7 +24,7 @@ import (
 )
 
 // snapshot is all that the kernel's tables hold, but flows and counters, one entry a
-// line, and of the rulesets those that an endpoint has. Slot 0's generation is left
+// line, and of the rulesets those that an endpoint has, with their rules' names. Slot 0's generation is left
 // out: it says that next hops have to be asked for again, which every start does.
 func snapshot(t testing.TB, d *Dataplane) map[string]string {
 	t.Helper()
@@ -68,9 +68,11 @@ func snapshotWith(t testing.TB, d *Dataplane, generations uint32) map[string]str
 			out[fmt.Sprint("port class ", i)] = fmt.Sprint(p.Destination, p.Source)
 		}
 	}
-	used := make(map[int]bool)
+	used, counting := make(map[int]bool), make(map[uint32]bool)
 	for _, e := range endpoints {
-		used[int(e.Egress)], used[int(e.Ingress)] = true, true
+		for _, base := range []uint32{e.Egress, e.Ingress, e.StagedEgress, e.StagedIngress} {
+			used[int(base)] = true
+		}
 	}
 	hosts, err := hostRulesets(k.HostEndpoints)
 	if err != nil {
@@ -86,6 +88,20 @@ func snapshotWith(t testing.TB, d *Dataplane, generations uint32) map[string]str
 		}
 		if used[r.base] {
 			out[fmt.Sprint("ruleset ", r.base)] = fmt.Sprintf("%x", words)
+			for _, n := range r.numbers() {
+				counting[n] = true
+			}
+		}
+	}
+	names, err := k.RuleNames.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, name := range names {
+		// What rulesets have that are about to be freed is too.
+		numbered := d.classifier.rules.numbered
+		if counting[n] || int(n) >= len(numbered) || numbered[n].uses == 0 {
+			out[fmt.Sprint("rule name ", n)] = fmt.Sprint(name, name.Action(), name.Staged())
 		}
 	}
 	return out
@@ -297,7 +313,7 @@ func TestRestartWithAnotherState(t *testing.T) {
 		}, []string{"endpoint"}},
 		{"endpoint", func(w *desired.Dataplane) {
 			delete(w.Endpoints, withAddress(w))
-		}, []string{"endpoint", "workload", "ruleset"}},
+		}, []string{"endpoint", "workload", "ruleset", "rule name"}},
 	} {
 		t.Run(change.name, func(t *testing.T) {
 			before := snapshot(t, d)

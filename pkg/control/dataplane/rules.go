@@ -392,36 +392,6 @@ func nameOf(id policy.RuleID, a policy.Action) kernel.RuleName {
 	return kernel.NewRuleName(id.String(), actions[a], id.Staged)
 }
 
-// RuleCount is what a rule has decided about.
-type RuleCount struct {
-	// ID is where the rule comes from. Staged says that it has not decided but would
-	// have if the staged policies were enforced; also rules of enforced ones can.
-	ID             policy.RuleID
-	Action         policy.Action
-	Packets, Bytes uint64
-}
-
-// counts reads the counters of all rules that have a number.
-func (r *rules) counts() ([]RuleCount, error) {
-	r.mu.RLock()
-	epoch, n := r.epoch, len(r.numbered)
-	r.mu.RUnlock()
-	counters, err := r.kernel.RuleCounters.Load(n)
-	if err != nil {
-		return nil, err
-	}
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	var out []RuleCount
-	for i, c := range counters {
-		// What has got its number since may have been counted for another rule.
-		if x := &r.numbered[i]; x.list != nil && x.since <= epoch {
-			out = append(out, RuleCount{x.id(), x.action, c.Packets, c.Bytes})
-		}
-	}
-	return out, nil
-}
-
 // rule is what a number stands for.
 func (r *rules) rule(n uint32) (id policy.RuleID, a policy.Action, ok bool) {
 	r.mu.RLock()
@@ -433,14 +403,14 @@ func (r *rules) rule(n uint32) (id policy.RuleID, a policy.Action, ok bool) {
 	return x.id(), x.action, true
 }
 
-// fill is how many numbers are given, how many there are, and how many rules have none.
-func (r *rules) fill() (given, capacity, without int) {
+// fill is how many numbers are given, and how many rules have none.
+func (r *rules) fill() (given, without int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for i := range r.numbered {
-		if r.numbered[i].list != nil {
+		if r.numbered[i].uses > 0 {
 			given++
 		}
 	}
-	return given, r.capacity() - 1, r.without
+	return given, r.without
 }
