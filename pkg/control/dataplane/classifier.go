@@ -130,8 +130,13 @@ func (c *classifier) compare(t *policy.Tables) (touched map[policy.RulesetID]boo
 		c.adoptRulesets(t, used)
 	}
 	for id, from := range t.Rulesets {
-		if how, wanted := used[id]; wanted || c.live[id] != nil {
-			c.note(id, from, how == counting, c.place(id, from, how == counting))
+		how, wanted := used[id]
+		staged := how == counting
+		if r := c.live[id]; r != nil && !wanted {
+			wanted, staged = true, r.staged
+		}
+		if wanted {
+			c.note(id, from, staged, c.place(id, from, staged))
 		}
 	}
 	c.leave(t)
@@ -247,7 +252,7 @@ func (c *classifier) number(t *policy.Tables, ports []kernel.PortClass) {
 // it is, or at a new place.
 func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset, staged bool) error {
 	r := c.live[id]
-	if r != nil && c.fits(r) && !c.numberable(r) && sameRules(r.from, from) {
+	if r != nil && c.fits(r) && !c.numberable(r) && r.staged == staged && sameRules(r.from, from) {
 		if grown, ok := c.encode(r, from, r.numbers()); ok {
 			was := r.words
 			r.words = grown
@@ -255,7 +260,7 @@ func (c *classifier) place(id policy.RulesetID, from *policy.Ruleset, staged boo
 			return c.writeRows(r, was)
 		}
 	}
-	return c.placeAnew(id, from, staged || r != nil && r.staged)
+	return c.placeAnew(id, from, staged)
 }
 
 // numberable says whether a ruleset has rules without a number that could have one now.
@@ -287,7 +292,7 @@ func (c *classifier) placeAnew(id policy.RulesetID, from *policy.Ruleset, staged
 	}
 	if old := c.live[id]; old != nil {
 		c.leaving = append(c.leaving, old)
-		if !sameRules(old.from, from) || old.without != r.without {
+		if old.staged != staged || old.without != r.without || !sameRules(old.from, from) {
 			c.moved[id] = true
 		}
 	}

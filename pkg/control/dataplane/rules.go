@@ -65,8 +65,25 @@ func newRules(k *kernel.Maps, log *slog.Logger) *rules {
 func (r *rules) room() int { return r.capacity() - len(r.numbered) + len(r.free) }
 
 // capacity is one more than the highest number that there can be.
-func (r *rules) capacity() int {
-	return min(r.kernel.RuleCounters.Len(), r.kernel.RuleNames.Capacity()+1)
+func (r *rules) capacity() int { return r.kernel.RuleCounters.Len() }
+
+// reserve has the tables made larger if they have no room for a ruleset's rules. That
+// they cannot be is no error: rules go without numbers then.
+func (r *rules) reserve(from *policy.Ruleset, staged bool) {
+	if r.room() >= len(from.Rules) {
+		return
+	}
+	need, last := 0, policy.RuleID{}
+	for i, n := range r.find(from, staged) {
+		if n == 0 && from.Rules[i].ID != last {
+			last = from.Rules[i].ID
+			need++
+		}
+	}
+	need += r.capacity() - r.room()
+	if need > r.capacity() && r.kernel.RuleCounters.Reserve(max(need, 2*r.capacity())) != nil {
+		_ = r.kernel.RuleCounters.Reserve(need)
+	}
 }
 
 // walk goes through the rules of a ruleset with the lists that they are in, nil for
@@ -106,6 +123,7 @@ func (r *rules) find(from *policy.Ruleset, staged bool) []uint32 {
 // where those that are new have their names first. Rules that there is no number left
 // for have 0; without counts them.
 func (r *rules) hold(from *policy.Ruleset, staged bool) (numbers []uint32, without int) {
+	r.reserve(from, staged)
 	numbers = make([]uint32, len(from.Rules))
 	var given []uint32
 	var names []kernel.RuleName
