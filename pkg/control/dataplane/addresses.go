@@ -114,8 +114,15 @@ func (c *classifier) putAddress(p netip.Prefix, k uint32) error {
 	var err error
 	if p.IsSingleIP() {
 		err = c.kernel.HostClasses.Put(kernel.NewAddress(p.Addr()), k)
-	} else {
-		err = c.kernel.NetClasses.Put(kernel.NewPrefix(p), k)
+	} else if err = c.kernel.NetClasses.Put(kernel.NewPrefix(p), k); errors.Is(err, kernel.ErrFull) {
+		// Linux before 6.13 changes no entry of a full trie. Where it is not one that
+		// could be changed there is still no room.
+		if _, there := c.addresses[p]; there && c.deleteAddress(p) == nil {
+			err = c.kernel.NetClasses.Put(kernel.NewPrefix(p), k)
+		}
+	}
+	if delete(c.unplaced, p); errors.Is(err, kernel.ErrFull) {
+		c.unplaced[p] = true
 	}
 	if err != nil {
 		return fmt.Errorf("class of %s: %w", p, err)

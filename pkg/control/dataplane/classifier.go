@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -37,6 +38,7 @@ type classifier struct {
 	peers, sources, destinations *numbers
 	addresses                    map[netip.Prefix]uint32 // the kernel's classes
 	singles                      int                     // of these, those of one address
+	unplaced                     map[netip.Prefix]bool   // those that there was no room for
 	carriers                     map[uint32]int          // how many addresses carry a class
 	ports                        []kernel.PortClass      // by kernel.PortIndex
 
@@ -72,6 +74,7 @@ func newClassifier(k *kernel.Maps, log *slog.Logger) *classifier {
 		peers:        newNumbers(),
 		sources:      newNumbers(),
 		destinations: newNumbers(),
+		unplaced:     make(map[netip.Prefix]bool),
 	}
 }
 
@@ -109,8 +112,12 @@ func (c *classifier) ensure(t *policy.Tables, now time.Time) (placed, error) {
 		touched, err = c.compare(t)
 	}
 	in := placed{bases: make(map[policy.RulesetID]uint32, len(c.live)), failed: c.failed, touched: touched}
+	if closed := c.withoutRoom(t); len(closed) > 0 {
+		maps.Copy(closed, c.failed)
+		in.failed = closed
+	}
 	for id, r := range c.live {
-		if c.failed[id] == nil {
+		if in.failed[id] == nil {
 			in.bases[id] = uint32(r.base)
 		}
 	}

@@ -318,7 +318,7 @@ func (d *Dataplane) Prune(_ context.Context, want *desired.State) error {
 		errs = append(errs, d.endpoints.bump(0))
 	}
 	errs = append(errs, d.detach(w))
-	d.noteFills()
+	d.notePruned()
 	return errors.Join(errs...)
 }
 

@@ -34,7 +34,7 @@ type level int
 const (
 	roomy level = iota
 	nearlyFull
-	full
+	full // and something did not fit since it was last looked
 )
 
 // noteFill takes note of how many entries a table has.
@@ -54,7 +54,7 @@ func (d *Dataplane) noteFill(table string, entries int) {
 	l := roomy
 	switch {
 	case table == newFlows: // the oldest make room
-	case entries >= capacity || refused > f.refused:
+	case refused > f.refused:
 		l = full
 	case float64(entries) > warnAt*float64(capacity):
 		l = nearlyFull
@@ -83,10 +83,22 @@ func (d *Dataplane) entries() map[string]int {
 	}
 }
 
-// noteFills takes note of these.
+// noteFills takes note of these, at the end of Ensure.
 func (d *Dataplane) noteFills() {
 	for table, n := range d.entries() {
 		d.noteFill(table, n)
+	}
+}
+
+// notePruned does at the end of Prune, when nothing can have been refused.
+func (d *Dataplane) notePruned() {
+	entries := d.entries()
+	d.growth.mu.Lock()
+	defer d.growth.mu.Unlock()
+	for table, f := range d.growth.fills {
+		if n, ok := entries[table]; ok {
+			f.entries = n
+		}
 	}
 }
 
