@@ -52,16 +52,19 @@ func TestFaultyRules(t *testing.T) {
 	}, {
 		name: "protocols",
 		resources: rules(`{action: Allow, protocol: TPC, source: {nets: [10.0.1.0/24]}, destination: {ports: [80]}},
-			{action: Allow, notProtocol: "300", source: {nets: [10.0.2.0/24]}}, {action: Deny, protocol: 0, source: {nets: [10.0.3.0/24]}, icmp: {type: 8}}, {action: Allow}`),
+			{action: Allow, notProtocol: "300", source: {nets: [10.0.2.0/24]}}, {action: Deny, protocol: 0, source: {nets: [10.0.3.0/24]}, icmp: {type: 8}},
+			{action: Deny, protocol: NONE, notProtocol: UDP, source: {nets: [10.0.4.0/24]}}, {action: Allow}`),
 		verdicts: `
 			web ingress udp [10.0.1.2]:9 [10.0.0.1]:1 => Deny default/bad[0]
 			web ingress udp [10.0.2.2]:9 [10.0.0.1]:1 => Deny default/bad[1]
 			web ingress udp [10.0.3.2]:9 [10.0.0.1]:1 => Deny default/bad[2]
-			web ingress udp [10.0.4.2]:9 [10.0.0.1]:1 => Allow default/bad[3]`,
+			web ingress tcp [10.0.4.2]:9 [10.0.0.1]:1 => Deny default/bad[3]
+			web ingress udp [10.0.4.2]:9 [10.0.0.1]:1 => Allow default/bad[4]`,
 		problems: `
 			GlobalNetworkPolicy(bad): spec.ingress[0].protocol: "TPC" is not known
 			GlobalNetworkPolicy(bad): spec.ingress[1].notProtocol: "300" is not known
-			GlobalNetworkPolicy(bad): spec.ingress[2].protocol: "0" is not known`,
+			GlobalNetworkPolicy(bad): spec.ingress[2].protocol: "0" is not known
+			GlobalNetworkPolicy(bad): spec.ingress[3].protocol: "NONE" is not known`,
 	}, {
 		name: "ports",
 		resources: rules(`{action: Allow, destination: {ports: [80, "90:91"]}, source: {nets: [10.0.1.0/24]}},
