@@ -317,15 +317,15 @@ static __always_inline enum reason flow_check_source(struct __sk_buff *skb, cons
 /* Notes where the first packet of a flow passes the host's interfaces. */
 static __always_inline void flow_passes(struct __sk_buff *skb, struct judging *j, const struct packet *p, enum hook hook)
 {
-	const struct address *destination = p->sender ? &p->key.a : &p->key.b;
-
 	if (!flow_sent_by_opener(&j->flow, p))
 		return;
 	if (hook == HOOK_FROM_NETWORK) {
 		j->flow.entered = j->via;
 		j->flow.state |= FLOW_UNTRANSLATED;
+		if (!(host_policies() & HOST_POLICY_TRACKED))
+			return; /* nobody asks */
 		if (p->link_wide || skb->pkt_type == PACKET_BROADCAST || skb->pkt_type == PACKET_MULTICAST ||
-		    route_kind(destination) == ROUTE_HOST)
+		    !route_forwards(skb, p->sender ? &p->key.b : &p->key.a, p->sender ? &p->key.a : &p->key.b))
 			j->flow.state &= ~FLOW_FORWARDED;
 		else
 			j->flow.state |= FLOW_FORWARDED;

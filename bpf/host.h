@@ -132,6 +132,14 @@ static __always_inline __u32 judge_ask(struct judging *j, __u32 base)
 	return RULE_ACTION(verdict);
 }
 
+/* Forgets what was asked since: a failsafe port is beyond what it says. */
+static __always_inline void host_spare(struct judging *j, __u32 asked)
+{
+	if (asked < FLOW_RULES)
+		j->flow.rules[asked & (FLOW_RULES - 1)] = 0;
+	j->asked = asked;
+}
+
 /* What the host endpoint of an interface says of the flow that is being judged, in the
  * direction in which it was opened. 0, or -1 for no.
  */
@@ -151,8 +159,11 @@ __noinline int host_ask(struct judging *j, const struct flow_key *key, __u32 via
 		action = judge_ask(j, at->pre_dnat);
 		if (action == RULE_ALLOW)
 			return 0;
-		if (action != RULE_CONTINUE)
-			goto denied;
+		if (action != RULE_CONTINUE) {
+			if (!host_exempt(key, sender, direction, j->flow.state & FLOW_ANSWER))
+				return -1;
+			host_spare(j, asked);
+		}
 	}
 	if (!(j->flow.state & FLOW_TRANSIT) || j->flow.state & FLOW_FORWARDED) {
 		base = direction == DIRECTION_INGRESS ? at->forward_ingress : at->forward_egress;
@@ -164,12 +175,9 @@ __noinline int host_ask(struct judging *j, const struct flow_key *key, __u32 via
 	action = judge_ask(j, direction == DIRECTION_INGRESS ? at->ingress : at->egress);
 	if (action == RULE_ALLOW)
 		return 0;
-denied:
 	if (!host_exempt(key, sender, direction, j->flow.state & FLOW_ANSWER))
 		return -1;
-	if (asked < FLOW_RULES)
-		j->flow.rules[asked & (FLOW_RULES - 1)] = 0;
-	j->asked = asked;
+	host_spare(j, asked);
 	return 0;
 }
 
@@ -199,8 +207,9 @@ __noinline int host_untracked(const struct packet *p, __u32 ifindex, enum direct
 				  port_classes_of(p->key.protocol, source_port, destination_port, p->icmp));
 	if (RULE_ACTION(verdict) == RULE_CONTINUE)
 		return RULE_CONTINUE;
+	/* A failsafe port is no matter of this stage; the tracked ones are asked as ever. */
 	if (RULE_ACTION(verdict) != RULE_ALLOW && host_exempt(&p->key, p->sender, direction, 1))
-		return RULE_ALLOW;
+		return RULE_CONTINUE;
 	j->flow.rules[0] = RULE_NUMBER(verdict);
 	j->flow.rules[1] = 0;
 	return RULE_ACTION(verdict);

@@ -112,6 +112,32 @@ static __always_inline __u8 route_kind(const struct address *addr)
 	return route ? route->kind : 0;
 }
 
+/* Whether the kernel forwards what comes in here from one address to another. What it does
+ * not is for the host, whatever the routes say: an address that they do not have yet, a
+ * prefix of local addresses, a subnet's broadcast or anycast address.
+ */
+__noinline int route_forwards(struct __sk_buff *skb, const struct address *source, const struct address *destination)
+{
+	struct bpf_fib_lookup fib = { .ifindex = skb->ifindex };
+	long rc;
+
+	if (!source || !destination)
+		return 0;
+	if (route_kind(destination) == ROUTE_HOST)
+		return 0;
+	if (address_is_ipv4(destination)) {
+		fib.family = AF_INET;
+		fib.ipv4_src = address_ipv4(source);
+		fib.ipv4_dst = address_ipv4(destination);
+	} else {
+		fib.family = AF_INET6;
+		__builtin_memcpy(fib.ipv6_src, source, 16);
+		__builtin_memcpy(fib.ipv6_dst, destination, 16);
+	}
+	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	return rc >= 0 && rc != BPF_FIB_LKUP_RET_NOT_FWDED && rc != BPF_FIB_LKUP_RET_FWD_DISABLED;
+}
+
 /* How often a flow looks where the kernel's route to its node goes now: when this many
  * low bits of the jiffies run over, 256 of them, about a second.
  */

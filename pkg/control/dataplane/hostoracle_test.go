@@ -14,6 +14,7 @@ import (
 	"calico-xdp/pkg/loader"
 	"calico-xdp/pkg/policy"
 	"calico-xdp/pkg/policy/policytest"
+	"calico-xdp/tools/testbed"
 )
 
 // TestHostEndpointsAgreeWithOracle is TestProgramsAgreeWithOracle for a host endpoint on
@@ -21,8 +22,15 @@ import (
 // forwards, and what goes to its workloads.
 func TestHostEndpointsAgreeWithOracle(t *testing.T) {
 	d := unhooked(t)
+	host := testbed.NewHosts(t, 1).Hosts[0] // whose kernel forwards
 	compiler := policy.NewCompiler(policytest.Node)
 	pairs := make(map[string]int)
+	count := func(what string, safe, answer bool) {
+		pairs[what]++
+		if safe || answer {
+			pairs[what+", failsafe"]++
+		}
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		store := policytest.Stores().Draw(t, "store")
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
@@ -37,7 +45,7 @@ func TestHostEndpointsAgreeWithOracle(t *testing.T) {
 		for range rng.IntN(12) {
 			failsafe[randomFailsafe(rng)] = true
 		}
-		host, w := hosted(t, d, store, tables, h, failsafe)
+		addresses, w := hosted(t, d, store, tables, h, failsafe)
 		oracle := policytest.NewOracle(store)
 		owner := make(map[netip.Addr]api.Key)
 		for key, e := range w.Endpoints {
@@ -48,56 +56,43 @@ func TestHostEndpointsAgreeWithOracle(t *testing.T) {
 		for range 100 {
 			p := policytest.RandomPacket(rng, "", netip.Addr{})
 			if rng.IntN(2) == 0 { // half of them to or from the host itself
-				p = policytest.RandomPacket(rng, []string{"ingress", "egress"}[rng.IntN(2)], host[rng.IntN(2)])
+				p = policytest.RandomPacket(rng, []string{"ingress", "egress"}[rng.IntN(2)], addresses[rng.IntN(2)])
 			}
 			if !expressible(p) {
 				continue
 			}
-			fromHost, toHost := slices.Contains(host, p.Source), slices.Contains(host, p.Destination)
-			safe := func(egress bool) bool {
-				return isFailsafe(failsafe, egress, p.Protocol, p.DestinationPort, map[bool]netip.Addr{false: p.Source, true: p.Destination}[egress])
-			}
-			// Failsafe ports are the host's matter; and what looks like an answer from one
-			// is no first packet.
-			if !toHost && safe(false) || !fromHost && safe(true) ||
-				isFailsafe(failsafe, true, p.Protocol, p.SourcePort, p.Source) || isFailsafe(failsafe, false, p.Protocol, p.SourcePort, p.Destination) {
-				continue
-			}
+			fromHost, toHost := slices.Contains(addresses, p.Source), slices.Contains(addresses, p.Destination)
 			if owner[p.Source] == (api.Key{}) && !fromHost {
-				want, untracked := judgeHost(oracle, h, "ingress", !toHost, p)
-				if safe(false) {
-					want, untracked = policy.Allow, policy.Allow
-					pairs["in, failsafe"]++
-				}
+				safe := isFailsafe(failsafe, false, p.Protocol, p.DestinationPort, p.Source)
+				answer := isFailsafe(failsafe, true, p.Protocol, p.SourcePort, p.Source)
+				want, untracked := judgeHost(oracle, h, "ingress", !toHost, safe, answer, p)
 				if to := owner[p.Destination]; to != (api.Key{}) && want == policy.Allow {
 					want = last(oracle.Judge(to, "ingress", p))
 				}
-				if got := runAt(t, d, loader.FromNetwork, loader.Context{}, p); got != want {
+				if got := runAt(t, d, host.Do, loader.FromNetwork, loader.Context{}, p); got != want {
 					t.Fatalf("%s, in, %+v: the program says %d, the oracle %d", h, p, got, want)
 				}
 				wantXDP := policy.Allow
 				if untracked == policy.Deny {
 					wantXDP = policy.Deny
 				}
-				if got := runAt(t, d, loader.XDPNetwork, loader.Context{}, p); got != wantXDP {
+				if got := runAt(t, d, host.Do, loader.XDPNetwork, loader.Context{}, p); got != wantXDP {
 					t.Fatalf("%s, in, %+v: the XDP program says %d, the oracle %d", h, p, got, untracked)
 				}
-				pairs["in"]++
+				count("in", safe, answer)
 			}
 			if owner[p.Source] == (api.Key{}) && owner[p.Destination] == (api.Key{}) && !toHost {
-				want, _ := judgeHost(oracle, h, "egress", !fromHost, p)
-				if safe(true) {
-					want = policy.Allow
-					pairs["out, failsafe"]++
-				}
+				safe := isFailsafe(failsafe, true, p.Protocol, p.DestinationPort, p.Destination)
+				answer := isFailsafe(failsafe, false, p.Protocol, p.SourcePort, p.Destination)
+				want, _ := judgeHost(oracle, h, "egress", !fromHost, safe, answer, p)
 				c := loader.Context{}
 				if !fromHost {
 					c.IngressIfindex = loopback
 				}
-				if got := runAt(t, d, loader.ToNetwork, c, p); got != want {
+				if got := runAt(t, d, host.Do, loader.ToNetwork, c, p); got != want {
 					t.Fatalf("%s, out, %+v: the program says %d, the oracle %d", h, p, got, want)
 				}
-				pairs["out"]++
+				count("out", safe, answer)
 			}
 		}
 	})
@@ -164,21 +159,31 @@ func last(steps []policytest.Step) policy.Action {
 }
 
 // judgeHost is the order in which the stages are asked; untracked is what the first one
-// says.
-func judgeHost(o *policytest.Oracle, h api.Key, direction string, forwarded bool, p policy.Packet) (verdict, untracked policy.Action) {
-	if untracked = last(o.JudgeHost(h, "untracked", direction, p)); untracked != policy.Continue {
+// says. A failsafe port is no matter of any stage but that for what is forwarded, and the
+// first stage, which sees each packet alone, has no say about answers from one.
+func judgeHost(o *policytest.Oracle, h api.Key, direction string, forwarded, safe, answer bool, p policy.Packet) (verdict, untracked policy.Action) {
+	untracked = policy.Continue
+	if !safe && !answer {
+		untracked = last(o.JudgeHost(h, "untracked", direction, p))
+	} else if last(o.JudgeHost(h, "untracked", direction, p)) == policy.Allow {
+		untracked = policy.Allow
+	}
+	if untracked != policy.Continue {
 		return untracked, untracked
 	}
 	if direction == "ingress" {
-		if a := last(o.JudgeHost(h, "preDNAT", direction, p)); a != policy.Continue {
+		if a := last(o.JudgeHost(h, "preDNAT", direction, p)); a == policy.Allow || a == policy.Deny && !safe {
 			return a, untracked
 		}
 	}
-	if !forwarded {
-		return last(o.JudgeHost(h, "normal", direction, p)), untracked
+	switch {
+	case forwarded:
+		if a := last(o.JudgeHost(h, "forward", direction, p)); a != policy.Continue {
+			return a, untracked
+		}
+		return policy.Allow, untracked
+	case safe:
+		return policy.Allow, untracked
 	}
-	if a := last(o.JudgeHost(h, "forward", direction, p)); a != policy.Continue {
-		return a, untracked
-	}
-	return policy.Allow, untracked
+	return last(o.JudgeHost(h, "normal", direction, p)), untracked
 }

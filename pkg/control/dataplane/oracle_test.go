@@ -248,7 +248,7 @@ func runOn(t rapid.TB, d *Dataplane, direction string, p policy.Packet) policy.A
 	if direction == "ingress" {
 		hook, c = loader.ToWorkload, loader.Context{IngressIfindex: loopback}
 	}
-	return sendAt(t, d, hook, c, p)
+	return sendAt(t, d, here, hook, c, p)
 }
 
 // forget makes a packet the first of its flow: one flow must not speak for the next
@@ -262,15 +262,24 @@ func forget(t rapid.TB, d *Dataplane, p policy.Packet) {
 	}
 }
 
+// within runs a function in a namespace.
+type within func(func() error) error
+
+func here(fn func() error) error { return fn() }
+
 // runAt runs a packet as the first of its flow.
-func runAt(t rapid.TB, d *Dataplane, hook loader.Program, c loader.Context, p policy.Packet) policy.Action {
+func runAt(t rapid.TB, d *Dataplane, in within, hook loader.Program, c loader.Context, p policy.Packet) policy.Action {
 	forget(t, d, p)
-	return sendAt(t, d, hook, c, p)
+	return sendAt(t, d, in, hook, c, p)
 }
 
-func sendAt(t rapid.TB, d *Dataplane, hook loader.Program, c loader.Context, p policy.Packet) policy.Action {
+func sendAt(t rapid.TB, d *Dataplane, in within, hook loader.Program, c loader.Context, p policy.Packet) policy.Action {
 	frame, _ := frameOf(p)
-	result, err := d.programs.Run(hook, frame, c)
+	var result loader.Result
+	err := in(func() (err error) {
+		result, err = d.programs.Run(hook, frame, c)
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
