@@ -4,12 +4,17 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"regexp"
+	"slices"
+	"strings"
+	"syscall"
 )
 
 const usage = `Usage: perf [flags]                    measure (as root)
@@ -18,7 +23,10 @@ const usage = `Usage: perf [flags]                    measure (as root)
 `
 
 func main() {
-	err := run(os.Args[1:])
+	// What has been made is taken away again: so an interrupt ends the run in order.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:])
 	switch {
 	case err == nil:
 	case errors.Is(err, flag.ErrHelp):
@@ -29,16 +37,20 @@ func main() {
 	}
 }
 
-func run(args []string) error {
+func run(ctx context.Context, args []string) error {
 	if len(args) > 0 && args[0] == "compare" {
 		return compare(args[1:])
 	}
-	return measure(args)
+	return measure(ctx, args)
 }
+
+// parts are what a run is made of: paths by themselves, and real packets.
+var parts = []string{"micro", "macro"}
 
 // options are what the command line says of a run.
 type options struct {
 	quick  bool
+	parts  []string
 	format string
 	only   *regexp.Regexp
 	out    string
@@ -52,6 +64,7 @@ func parse(args []string) (options, error) {
 		f.PrintDefaults()
 	}
 	f.BoolVar(&o.quick, "quick", false, "fewer scenarios and shorter: less than a minute")
+	part := f.String("part", strings.Join(parts, ","), "measure only these `parts`: "+strings.Join(parts, ", "))
 	f.StringVar(&o.format, "o", "table", "`format` of the results on standard output: table, json or markdown")
 	only := f.String("only", "", "measure only the scenarios whose names match this `regexp`; what --quick leaves out, too")
 	f.StringVar(&o.out, "out", "", "write results.json, report.md and charts into this `directory`")
@@ -66,6 +79,12 @@ func parse(args []string) (options, error) {
 	case "table", "json", "markdown":
 	default:
 		return o, fmt.Errorf("format %q: want table, json or markdown", o.format)
+	}
+	o.parts = strings.Split(*part, ",")
+	for _, p := range o.parts {
+		if !slices.Contains(parts, p) {
+			return o, fmt.Errorf("part %q: want some of %s", p, strings.Join(parts, ", "))
+		}
 	}
 	var err error
 	o.only, err = regexp.Compile(*only)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -24,7 +25,7 @@ var (
 	fullMacro  = macro.Effort{Repetitions: 7, Sample: 300 * time.Millisecond}
 )
 
-func measure(args []string) error {
+func measure(ctx context.Context, args []string) error {
 	o, err := parse(args)
 	if err != nil {
 		return err
@@ -32,20 +33,25 @@ func measure(args []string) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("network namespaces and BPF need root")
 	}
-	progress := func(text string) { fmt.Fprintln(os.Stderr, text) }
+	begin := time.Now()
+	progress := func(text string) { fmt.Fprintf(os.Stderr, "%4.0fs %s\n", time.Since(begin).Seconds(), text) }
 	r := report.Report{Machine: report.Describe(), Quick: o.quick}
 	if r.Machine.Busy() {
 		progress(fmt.Sprintf("perf: the machine is busy (load %.1f on %d CPUs): spreads will be wide", r.Machine.Load, r.Machine.CPUs))
 	}
-	begin := time.Now()
-	if err := measureMicro(o, &r, progress); err != nil {
+	wrong, err := measureMicro(ctx, o, &r, progress)
+	if err != nil {
 		return err
 	}
-	if err := measureMacro(o, &r, progress); err != nil {
+	wrong = append(wrong, measureMacro(ctx, o, &r, progress)...)
+	for _, err := range wrong {
+		r.Missing = append(r.Missing, err.Error())
+	}
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	r.Took = time.Since(begin)
-	if len(r.Results) == 0 {
+	if len(r.Results) == 0 && len(wrong) == 0 {
 		return fmt.Errorf("no scenario is called like that")
 	}
 	for _, m := range r.Missing {
@@ -57,38 +63,45 @@ func measure(args []string) error {
 		}
 		progress("perf: report in " + o.out)
 	}
-	return print(os.Stdout, r, o.format)
+	if err := print(os.Stdout, r, o.format); err != nil {
+		return err
+	}
+	if len(wrong) > 0 {
+		return fmt.Errorf("%d scenarios do not do what they should", len(wrong))
+	}
+	return nil
 }
 
-func measureMicro(o options, r *report.Report, progress func(string)) error {
-	var some []micro.Scenario
-	all := micro.All()
-	for _, s := range all {
-		if !o.only.MatchString(s.Name) {
-			continue
-		}
-		// What it is compared with has to be there, and before it.
-		if i := slices.IndexFunc(all, func(b micro.Scenario) bool { return b.Name == s.Baseline }); i >= 0 &&
-			!slices.ContainsFunc(some, func(b micro.Scenario) bool { return b.Name == s.Baseline }) {
-			some = append(some, all[i])
-		}
-		some = append(some, s)
+func measureMicro(ctx context.Context, o options, r *report.Report, progress func(string)) (wrong []error, err error) {
+	if !slices.Contains(o.parts, "micro") {
+		return nil, nil
 	}
-	if len(some) == 0 {
-		return nil
-	}
+	some := micro.Select(func(s micro.Scenario) bool {
+		return o.only.MatchString(s.Name) && (!s.Full || !o.quick || o.only.String() != "")
+	})
 	effort := fullMicro
 	if o.quick {
 		effort = quickMicro
 	}
-	return bed.Try(progress, func(t testbed.T) error {
-		results, err := micro.Run(t, some, effort, progress)
-		r.Results = append(r.Results, results...)
+	err = bed.Try(progress, func(t testbed.T) (err error) {
+		var results []result.Result
+		if len(some) > 0 {
+			results, wrong, err = micro.Run(ctx, t, some, effort, progress)
+			r.Results = append(r.Results, results...)
+		}
+		if err == nil {
+			results, err = micro.Operations(ctx, t, o.only.MatchString, effort)
+			r.Results = append(r.Results, results...)
+		}
 		return err
 	})
+	return wrong, err
 }
 
-func measureMacro(o options, r *report.Report, progress func(string)) error {
+func measureMacro(ctx context.Context, o options, r *report.Report, progress func(string)) []error {
+	if !slices.Contains(o.parts, "macro") {
+		return nil
+	}
 	var some []macro.Scenario
 	for _, s := range macro.All() {
 		if o.only.MatchString(s.Name) && (s.Quick || !o.quick || o.only.String() != "") {
@@ -99,9 +112,9 @@ func measureMacro(o options, r *report.Report, progress func(string)) error {
 	if o.quick {
 		run.Effort = quickMacro
 	}
-	results, err := run.Measure(some)
+	results, wrong := run.Measure(ctx, some)
 	r.Results, r.Missing = append(r.Results, results...), append(r.Missing, run.Missing...)
-	return err
+	return wrong
 }
 
 func print(w io.Writer, r report.Report, format string) error {

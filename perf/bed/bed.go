@@ -51,6 +51,11 @@ func New(t testbed.T, h *testbed.Host, node string, o Options) *Bed {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	pins := filepath.Join("/sys/fs/bpf", "perf-"+h.Name)
+	t.Cleanup(func() {
+		if err := b.close(pins); err != nil {
+			t.Logf("bed %s: %v", node, err)
+		}
+	})
 	err := h.Do(func() (err error) {
 		if b.network, err = host.New(host.Options{}, log); err != nil {
 			return err
@@ -58,32 +63,32 @@ func New(t testbed.T, h *testbed.Host, node string, o Options) *Bed {
 		b.dataplane, err = dataplane.New(dataplane.Options{PinDir: pins, XDP: o.XDP}, log)
 		return err
 	})
-	if err != nil {
-		t.Fatalf("bed %s: %v", node, err)
+	if err == nil {
+		// The dataplane keeps its programs to itself; these are the same, on the same tables.
+		b.Programs, err = loader.Load(b.dataplane.Maps().Handles(), loader.Links{})
 	}
-	t.Cleanup(func() {
-		if err := b.close(pins); err != nil {
-			t.Logf("bed %s: %v", node, err)
-		}
-	})
-	// The dataplane keeps its programs to itself; these are the same, on the same tables.
-	if b.Programs, err = loader.Load(b.dataplane.Maps().Handles(), loader.Links{}); err != nil {
+	if err != nil {
 		t.Fatalf("bed %s: %v", node, err)
 	}
 	return b
 }
 
+// close takes everything away that there is.
 func (b *Bed) close(pins string) error {
 	var errs []error
 	if b.Programs != nil {
 		errs = append(errs, b.Programs.Close())
 	}
-	errs = append(errs, b.dataplane.Close(), b.network.Close())
-	errs = append(errs, b.Do(func() error {
+	if b.dataplane != nil {
+		errs = append(errs, b.dataplane.Close())
+	}
+	if b.network != nil {
+		errs = append(errs, b.network.Close())
+	}
+	return errors.Join(append(errs, b.Do(func() error {
 		_, err := dataplane.Detach(pins)
 		return err
-	}))
-	return errors.Join(errs...)
+	}))...)
 }
 
 // Maps are the dataplane's tables.

@@ -110,6 +110,23 @@ func Blocklist(selector string, nets []netip.Prefix) []api.Resource {
 	return []api.Resource{set, p}
 }
 
+// Untracked is a host endpoint on a node's eth0 and the untracked policy that denies
+// what networks in a set send to it, and nothing else.
+func Untracked(node string, nets []netip.Prefix) []api.Resource {
+	h := v3.NewHostEndpoint()
+	h.Name, h.Labels = node+"-eth0", map[string]string{"host": node}
+	h.Spec.Node, h.Spec.InterfaceName = node, "eth0"
+	h.Spec.Profiles = []string{OpenProfile}
+	all := Blocklist("host == '"+node+"'", nets)
+	for _, r := range all {
+		if p, ok := r.(*v3.GlobalNetworkPolicy); ok {
+			p.Spec.DoNotTrack, p.Spec.ApplyOnForward = true, true
+			p.Spec.Ingress = p.Spec.Ingress[:1]
+		}
+	}
+	return append(all, h)
+}
+
 // Member is an address of a network, another one for another n.
 func Member(p netip.Prefix, n int) netip.Addr {
 	base := binary.BigEndian.Uint32(p.Addr().AsSlice())

@@ -62,6 +62,6 @@ func firsts() []Scenario {
 // opening sends first packets only, from that address on.
 func (r *Run) opening(t testbed.T, s *site, from netip.Addr, port uint16) sampler {
 	p := s.fromWorld(t, from).TCP(1024, port, "S").Payload(frameBytes - 54)
-	f := newFlood(t, s, s.world, p.Bytes(), variety)
+	f := newFlood(t, s.world, p.Bytes(), variety, sink(t, s.b))
 	return f.sampler(r.Sample)
 }

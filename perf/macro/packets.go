@@ -72,7 +72,7 @@ func (r *Run) udpBetween(t testbed.T, s *site) sampler {
 	src := netip.AddrPortFrom(s.a.Addresses[0], 4000)
 	greet(t, s.a.Namespace, src, s.b, port)
 	p := testbed.Ethernet(s.a.MAC.String(), testbed.HostMAC).IP(src.Addr(), s.b.Addresses[0]).UDP(src.Port(), port).Payload(frameBytes - 42)
-	f := newFlood(t, s, s.a.Namespace, p.Bytes(), loader.Variety{})
+	f := newFlood(t, s.a.Namespace, p.Bytes(), loader.Variety{}, sink(t, s.b))
 	return f.sampler(r.Sample)
 }
 
@@ -82,7 +82,7 @@ func (r *Run) tcpUnderRules(t testbed.T, s *site, rule bed.Rule) sampler {
 	s.world.AddAddress(t, "lo", netip.PrefixFrom(src.Addr(), 32).String())
 	connect(t, s.world, src, s.b, rule.Port)
 	p := s.fromWorld(t, src.Addr()).TCP(src.Port(), rule.Port, "A").Payload(frameBytes - 54)
-	f := newFlood(t, s, s.world, p.Bytes(), loader.Variety{})
+	f := newFlood(t, s.world, p.Bytes(), loader.Variety{}, sink(t, s.b))
 	return f.sampler(r.Sample)
 }
 

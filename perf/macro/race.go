@@ -1,6 +1,9 @@
 package macro
 
-import "fmt"
+import (
+	"context"
+	"fmt"
+)
 
 // lane is one way of doing the same thing, measured in turns with the others.
 type lane struct {
@@ -13,10 +16,13 @@ type sampler func() ([]float64, error)
 
 // race lets every lane have its turn, repeatedly: samples by lane and repetition. What
 // the first turn of each finds is not counted.
-func race(lanes []lane, repetitions int) ([][][]float64, error) {
+func race(ctx context.Context, lanes []lane, repetitions int) ([][][]float64, error) {
 	out := make([][][]float64, len(lanes))
 	for n := range repetitions + 1 {
 		for i, l := range lanes {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
 			v, err := l.sample()
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", l.name, err)

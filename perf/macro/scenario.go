@@ -1,6 +1,7 @@
 package macro
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -54,35 +55,43 @@ func (r *Run) miss(format string, args ...any) {
 
 // All is every scenario.
 func All() []Scenario {
-	return slices.Concat(packets(), firsts(), connects(), streams(), turns())
+	return slices.Concat(packets(), firsts(), connects(), streams(), tunnels(), turns(), earliest())
 }
 
-// Measure measures scenarios, one after the other.
-func (r *Run) Measure(scenarios []Scenario) ([]result.Result, error) {
-	var out []result.Result
+// Measure measures scenarios, one after the other. Those that do not work are left out
+// and returned as errors.
+func (r *Run) Measure(ctx context.Context, scenarios []Scenario) (out []result.Result, wrong []error) {
 	for _, s := range scenarios {
+		if ctx.Err() != nil {
+			return out, append(wrong, ctx.Err())
+		}
 		r.Progress("macro: " + s.Name)
 		err := bed.Try(r.Progress, func(t testbed.T) error {
-			results, err := s.measure(r, t)
+			results, err := s.measure(ctx, r, t)
 			out = append(out, results...)
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.Name, err)
+			wrong = append(wrong, fmt.Errorf("%s: %w", s.Name, err))
 		}
 	}
-	return out, nil
+	return out, wrong
 }
 
-func (s Scenario) measure(r *Run, t testbed.T) ([]result.Result, error) {
+func (s Scenario) measure(ctx context.Context, r *Run, t testbed.T) ([]result.Result, error) {
 	lanes := s.Lanes(r, t)
-	samples, err := race(lanes, r.Repetitions)
+	samples, err := race(ctx, lanes, r.Repetitions)
 	if err != nil {
 		return nil, err
 	}
 	var out []result.Result
 	for n, f := range s.Figures {
 		own := column(samples[0], n)
+		if len(lanes) == 1 {
+			out = append(out, result.Result{
+				Name: s.Name + f.Suffix, About: s.About, Unit: f.Unit, Value: result.Median(own), Spread: result.Spread(own),
+			})
+		}
 		for i := 1; i < len(lanes); i++ {
 			its := column(samples[i], n)
 			ratios := result.Ratios(own, its)

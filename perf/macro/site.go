@@ -25,6 +25,7 @@ type site struct {
 	host  *testbed.Host
 	world *testbed.Namespace
 	a, b  *testbed.Workload
+	bed   *bed.Bed // where the product looks after the host
 }
 
 // newHost makes the host and the world; who makes the site adds the workloads.
@@ -63,6 +64,7 @@ func newOurs(t testbed.T, resources []api.Resource) *site {
 	t.Helper()
 	s := newHost(t, "ours")
 	b := bed.New(t, s.host, "here", bed.Options{})
+	s.bed = b
 	b.Apply(bed.Open(), bed.NodeAt("here", hostAddress+"/24", ""), bed.Block(block, "here"))
 	b.Apply(resources...)
 	made := make([]*testbed.Workload, len(workloads))

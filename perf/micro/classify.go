@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 
 	"calico-xdp/perf/bed"
 	"calico-xdp/pkg/api"
@@ -25,14 +26,25 @@ func rulesets() []Scenario {
 		tables := Tables{fmt.Sprint(n, " rules"), func() []api.Resource { return bed.Policies("name == 'b'", rules) }}
 		s := Scenario{
 			Name: fmt.Sprint("classify/rules/", n), About: "a first packet that one of the rules denies, over 3 policies, each rule with a network and a port of its own",
-			Tables: tables, Packets: denied(rules), Want: "drop_ingress_policy",
+			Tables: tables, Packets: denied(rules), Want: "drop_ingress_policy", Full: n == 1 || n == 100,
 		}
 		if n == 10 {
 			s.Goal = 6.8
 		}
 		out = append(out, s)
 	}
-	out = append(out, over("classify/rules/10000", "classify/rules/10", 1.25, out))
+	out = append(out, over("classify/rules/10000", "classify/rules/10", 1.25))
+	for _, n := range []int{10, 10000} {
+		rules := append(bed.Rules(n-1), bed.Rule{Source: netip.MustParsePrefix("192.168.0.0/26"), Port: 80})
+		tables := Tables{fmt.Sprint(n, " rules, the last for workloads"), func() []api.Resource { return bed.Policies("name == 'b'", rules) }}
+		out = append(out, Scenario{
+			Name: fmt.Sprint("classify/local/", n), About: "a first packet from a workload of the host, which the last rule denies",
+			Tables: tables, Packets: func(r *rig) []Frame {
+				return []Frame{{Hook: loader.FromWorkload, Packet: r.ip("a", a4, b4).TCP(4000, 80, "S"), On: "a"}}
+			}, Want: "drop_ingress_policy",
+		})
+	}
+	out = append(out, over("classify/local/10000", "classify/local/10", 1.25))
 	for _, n := range []int{10, 10000} {
 		rules := bed.CrossedRules(n)
 		tables := Tables{fmt.Sprint(n, " crossed rules"), func() []api.Resource { return bed.Policies("name == 'b'", rules) }}
@@ -41,18 +53,15 @@ func rulesets() []Scenario {
 			Tables: tables, Packets: denied(rules), Want: "drop_ingress_policy",
 		})
 	}
-	return append(out, over("classify/crossed/10000", "classify/crossed/10", 0, out))
+	return append(out, over("classify/crossed/10000", "classify/crossed/10", 0))
 }
 
 // over compares one scenario with another one.
-func over(name, baseline string, goal float64, among []Scenario) Scenario {
-	for _, s := range among {
-		if s.Name == name {
-			s.Name, s.Baseline, s.Goal = name+"-over-"+baseline[len("classify/"):], baseline, goal
-			return s
-		}
+func over(of, baseline string, goal float64) Scenario {
+	return Scenario{
+		Name: of + "-over-" + strings.TrimPrefix(baseline, "classify/"), About: "the ratio of the two",
+		Of: of, Baseline: baseline, Goal: goal,
 	}
-	panic("no scenario " + name)
 }
 
 // denied are packets at random that rules deny.
@@ -91,10 +100,10 @@ func blocklists() []Scenario {
 		tables := Tables{fmt.Sprint(n, " networks"), func() []api.Resource { return bed.Blocklist("name == 'b'", nets) }}
 		out = append(out, Scenario{
 			Name: fmt.Sprint("classify/networks/", n), About: "a first packet from one of the networks of 20 to 32 bits in one set, which is denied",
-			Tables: tables, Packets: listed(nets), Want: "drop_ingress_policy",
+			Tables: tables, Packets: listed(nets), Want: "drop_ingress_policy", Full: n > 10 && n < 100000,
 		})
 	}
-	return append(out, over("classify/networks/100000", "classify/networks/10", 1.5, out))
+	return append(out, over("classify/networks/100000", "classify/networks/10", 1.5))
 }
 
 // listed are packets from some of the networks.

@@ -32,13 +32,15 @@ const (
 	ipipNode4  = "10.10.1.4"
 	vxlanNode4 = "10.10.1.5"
 	vxlanNode6 = "fd10:10:1::5"
+	peerMAC    = "66:00:00:00:00:05" // inside VXLAN
 )
 
 // rig is a bed with two workloads, a and b, whose programs are run by hand.
 type rig struct {
 	*bed.Bed
-	index map[string]uint32 // of the interfaces "a", "b" and "uplink"
-	macs  map[string]string // of who sends there
+	index   map[string]uint32 // of the interfaces "a", "b" and "uplink"
+	macs    map[string]string // of who sends there
+	counted *loader.Counted
 }
 
 func newRig(t testbed.T, tables Tables) *rig {
@@ -75,14 +77,38 @@ func newRig(t testbed.T, tables Tables) *rig {
 	if err := r.Sync(); err != nil {
 		t.Fatalf("tables %s: %v", tables.Name, err)
 	}
+	var err error
+	if r.counted, err = loader.LoadCounted(r.Maps().Handles()); err != nil {
+		t.Fatalf("tables %s: %v", tables.Name, err)
+	}
+	t.Cleanup(func() { r.counted.Close() })
 	return r
+}
+
+// lookups is how many lookups in tables a frame takes.
+func (r *rig) lookups(f Frame) (int, error) {
+	before, err := r.counted.Use()
+	if err != nil {
+		return 0, err
+	}
+	if _, err := r.counted.Run(f.Hook, f.Packet.Bytes(), r.context(f)); err != nil {
+		return 0, err
+	}
+	after, err := r.counted.Use()
+	return int(after.Lookups - before.Lookups), err
 }
 
 // ip starts a packet as it comes in on an interface, with the longest life: a hop
 // takes one off, and the same buffer is run many times.
 func (r *rig) ip(on, src, dst string) testbed.Packet {
-	return testbed.Ethernet(r.macs[on], testbed.HostMAC).IP(netip.MustParseAddr(src), netip.MustParseAddr(dst)).TTL(255)
+	return r.ethernet(on).IP(addr(src), addr(dst)).TTL(255)
 }
+
+func (r *rig) ethernet(on string) testbed.Packet {
+	return testbed.Ethernet(r.macs[on], testbed.HostMAC)
+}
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 // timer prepares a frame to be timed.
 func (r *rig) timer(f Frame) (*loader.Timer, error) {

@@ -17,7 +17,7 @@ type Result struct {
 // Context is what a packet carries besides its bytes.
 type Context struct {
 	Mark           uint32
-	Ifindex        uint32 // of the interface it is seen on; 0: loopback
+	Ifindex        uint32 // of the interface it is seen on; 0: loopback. XDP: one with an XDP program
 	IngressIfindex uint32 // of the interface it was received on
 }
 
@@ -39,11 +39,19 @@ type skBuff struct {
 	HWTstamp                                                                    uint64
 }
 
+// xdpMD has the layout of struct xdp_md.
+type xdpMD struct {
+	Data, DataEnd, DataMeta, IngressIfindex, RXQueueIndex, EgressIfindex uint32
+}
+
 // Run runs a program once on a packet with BPF_PROG_TEST_RUN: nothing is sent, but
 // maps change. The interfaces of c are those of the caller's network namespace.
 func (p *Programs) Run(name Program, packet []byte, c Context) (Result, error) {
 	opts := &ebpf.RunOptions{Data: packet, DataOut: make([]byte, len(packet)+256)}
 	var out skBuff
+	if name == XDPNetwork && c.Ifindex != 0 {
+		opts.Context = xdpMD{DataEnd: uint32(len(packet)), IngressIfindex: c.Ifindex}
+	}
 	if name != XDPNetwork {
 		opts.Context = skBuff{Mark: c.Mark, Ifindex: c.Ifindex, IngressIfindex: c.IngressIfindex}
 		opts.ContextOut = &out

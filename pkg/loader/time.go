@@ -31,17 +31,22 @@ type runAttr struct {
 	flags, cpu, batchSize, pad    uint32
 }
 
-// Timer prepares to time a program on a packet. The interfaces of c are those of the
+// Timer prepares to time a program on a packet, as long as it is loaded. The interfaces of c are those of the
 // network namespace in which Run is called.
 func (p *Programs) Timer(name Program, packet []byte, c Context) (*Timer, error) {
 	t := &Timer{packet: packet}
 	if err := p.use(name, func(prog *ebpf.Program) error { t.prog = prog; return nil }); err != nil {
 		return nil, fmt.Errorf("program %s: %w", name, err)
 	}
-	if name != XDPNetwork {
-		in := skBuff{Mark: c.Mark, Ifindex: c.Ifindex, IngressIfindex: c.IngressIfindex}
-		t.context = append(t.context, unsafe.Slice((*byte)(unsafe.Pointer(&in)), unsafe.Sizeof(in))...)
+	if name == XDPNetwork {
+		if c.Ifindex != 0 {
+			in := xdpMD{DataEnd: uint32(len(packet)), IngressIfindex: c.Ifindex}
+			t.context = append(t.context, unsafe.Slice((*byte)(unsafe.Pointer(&in)), unsafe.Sizeof(in))...)
+		}
+		return t, nil
 	}
+	in := skBuff{Mark: c.Mark, Ifindex: c.Ifindex, IngressIfindex: c.IngressIfindex}
+	t.context = append(t.context, unsafe.Slice((*byte)(unsafe.Pointer(&in)), unsafe.Sizeof(in))...)
 	return t, nil
 }
 
