@@ -110,6 +110,32 @@ func (c *classifier) classBefore(p netip.Prefix) (class policy.PeerClass, known 
 // classes is how many addresses and other prefixes have a class in the kernel.
 func (c *classifier) classes() (hosts, nets int) { return c.singles, len(c.addresses) - c.singles }
 
+// classesFor is how many addresses and nets have classes in the tables.
+func (c *classifier) classesFor(t *policy.Tables) (hosts, nets int) {
+	count := func(p netip.Prefix) {
+		if p.IsSingleIP() {
+			hosts++
+		} else {
+			nets++
+		}
+	}
+	if c.applied == 0 || t.Compiler != c.compiler || t.Result > c.applied+1 {
+		for p := range t.Peers {
+			count(p)
+		}
+		return hosts, nets
+	}
+	// What is in the kernel, and what comes to that.
+	hosts, nets = c.classes()
+	for _, p := range t.Changes.Peers {
+		_, there := c.addresses[p]
+		if _, wanted := t.Peers[p]; wanted && !there {
+			count(p)
+		}
+	}
+	return hosts, nets
+}
+
 func (c *classifier) putAddress(p netip.Prefix, k uint32) error {
 	var err error
 	if p.IsSingleIP() {

@@ -58,6 +58,7 @@ type Dataplane struct {
 	uplinks    map[int]desired.Link         // of the last round
 	loaded     bool
 	growth     *growth
+	changes    changes
 
 	stop  context.CancelFunc
 	done  sync.WaitGroup
@@ -134,7 +135,7 @@ func track[K, V comparable](d *Dataplane, name string, t kernel.Table[K, V]) *re
 
 // Resync makes the next round read the kernel back.
 func (d *Dataplane) Resync() {
-	d.loaded = false
+	d.loaded, d.changes = false, changes{}
 	d.workloads.Resync()
 	d.routes.Resync()
 	d.peers.Resync()
@@ -171,6 +172,7 @@ func (d *Dataplane) load() error {
 // desired.TableErrors.
 func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 	w := &want.Dataplane
+	d.changes.begin(want)
 	if err := d.load(); err != nil {
 		return err
 	}
@@ -186,13 +188,19 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 	}
 	// First, and with nothing before it that can fail: whatever becomes of policy, these
 	// ports are open.
-	note("failsafe", d.failsafe.Ensure(failsafeOf(w)))
+	if !d.changes.sameLocal {
+		note("failsafe", d.failsafe.Ensure(failsafeOf(w)))
+	}
 	note("settings", d.settings.Ensure(settingsOf(w)))
-	note("peers", d.peers.Ensure(peersOf(w)))
-	note("routes", d.routes.Ensure(routesOf(w)))
+	if !d.changes.samePeers {
+		note("peers", d.peers.Ensure(peersOf(w)))
+	}
+	note("routes", d.ensureRoutes(want))
 	// An interface is closed before it has a policy: nothing gets through a
 	// program that does not know the source.
-	note("attach", d.attach(w, failing))
+	if !d.changes.sameLocal || len(w.HostEndpoints) > 0 {
+		note("attach", d.attach(w, failing))
+	}
 
 	if d.classifier.before == nil {
 		d.classifier.hints = d.endpoints.hints(w)
@@ -204,18 +212,22 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 	if note("host endpoints", d.hosts.Ensure(hostEndpointsOf(w, rulesets, failing))) && placed {
 		d.classifier.left(now)
 	}
-	slots := d.endpoints.addresses(w)
-	note("workloads", d.workloads.Ensure(slots))
-	if full["workloads"] != nil {
-		note("workloads", d.homeless(w, failing))
+	if !d.changes.sameLocal {
+		slots := d.endpoints.addresses(w)
+		note("workloads", d.workloads.Ensure(slots))
+		if full["workloads"] != nil {
+			note("workloads", d.homeless(w, failing))
+		}
+		note("endpoints", d.endpoints.moved(slots, false))
 	}
 	if writes != d.writes || d.uplinksChanged(w) || hostTouched(w, rulesets) {
 		note("endpoints", d.endpoints.bump(0))
 	}
-	note("endpoints", d.endpoints.moved(slots, false))
 	d.growFor(d.entries(), make(map[string]int))
 	d.noteFills()
-	return partly(errs, failing, full)
+	err = partly(errs, failing, full)
+	d.changes.ensured = err == nil
+	return err
 }
 
 // partly is what Ensure returns: where there are errors of the whole, it is not said of
@@ -303,23 +315,28 @@ func (d *Dataplane) uplinksChanged(w *desired.Dataplane) bool {
 // Prune removes what is not wanted, last what other things refer to.
 func (d *Dataplane) Prune(_ context.Context, want *desired.State) error {
 	w, writes := &want.Dataplane, d.writes
-	slots := d.endpoints.addresses(w)
 	var errs []error
-	errs = append(errs,
-		d.workloads.Prune(slots),
-		d.endpoints.moved(slots, true),
-		d.endpoints.prune(w),
-		d.routes.Prune(routesOf(w)),
-		d.peers.Prune(peersOf(w)),
-		d.pruneHostEndpoints(w),
-		d.failsafe.Prune(failsafeOf(w)),
-	)
+	if !d.changes.sameLocal {
+		slots := d.endpoints.addresses(w)
+		errs = append(errs, d.workloads.Prune(slots), d.endpoints.moved(slots, true), d.endpoints.prune(w))
+	}
+	errs = append(errs, d.pruneRoutes(want))
+	if !d.changes.samePeers {
+		errs = append(errs, d.peers.Prune(peersOf(w)))
+	}
+	if !d.changes.sameLocal {
+		errs = append(errs, d.pruneHostEndpoints(w), d.failsafe.Prune(failsafeOf(w)))
+	}
 	if writes != d.writes {
 		errs = append(errs, d.endpoints.bump(0))
 	}
-	errs = append(errs, d.detach(w))
+	if !d.changes.sameLocal || len(w.HostEndpoints) > 0 {
+		errs = append(errs, d.detach(w))
+	}
 	d.notePruned()
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	d.changes.end(want, err)
+	return err
 }
 
 // Detach removes every trace that a dataplane with this pin directory has left:

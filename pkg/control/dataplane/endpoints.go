@@ -3,7 +3,6 @@ package dataplane
 import (
 	"cmp"
 	"errors"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -43,25 +42,36 @@ func (e *endpoints) load() (used []uint32, err error) {
 	return used, nil
 }
 
-// slot finds the slot of an endpoint: its own, that which a former process gave
-// its interface, or a free one.
-func (e *endpoints) slot(want desired.Endpoint) uint32 {
-	if s, ok := e.slots[want.Key]; ok {
-		return s
-	}
-	owned := make(map[uint32]bool, len(e.slots))
+// free finds slots for endpoints that have none.
+type free struct {
+	owned       map[uint32]bool
+	byInterface map[uint32]uint32 // slots that a former process gave
+	next        uint32
+}
+
+func (e *endpoints) free() *free {
+	f := &free{owned: make(map[uint32]bool, len(e.slots)), byInterface: make(map[uint32]uint32), next: 1}
 	for _, s := range e.slots {
-		owned[s] = true
+		f.owned[s] = true
 	}
 	for s, r := range e.records {
-		if s != 0 && !owned[s] && r.Ifindex == uint32(want.Ifindex) {
-			return s
+		if s != 0 && !f.owned[s] && r.Ifindex != 0 {
+			f.byInterface[r.Ifindex] = s
 		}
 	}
-	s := uint32(1) // it may be one for which the table has to grow
-	for owned[s] || e.records[s].Ifindex != 0 {
-		s++
+	return f
+}
+
+// slot is the one that a former process gave an endpoint's interface, or a free one.
+func (f *free) slot(want desired.Endpoint, records map[uint32]kernel.Endpoint) uint32 {
+	s, ok := f.byInterface[uint32(want.Ifindex)]
+	if !ok || f.owned[s] {
+		for f.owned[f.next] || records[f.next].Ifindex != 0 {
+			f.next++ // it may be one for which the table has to grow
+		}
+		s = f.next
 	}
+	f.owned[s] = true
 	return s
 }
 
@@ -99,53 +109,68 @@ func (e *endpoints) hints(w *desired.Dataplane) map[hint]int {
 // that judges otherwise than before gets a new generation. failing gets the endpoints
 // that could not be taken up whole.
 func (e *endpoints) ensure(w *desired.Dataplane, in placed, failing desired.EndpointErrors) {
-	byKey := func(a, b desired.Endpoint) int { return compareKeys(a.Key, b.Key) }
-	for _, want := range slices.SortedFunc(maps.Values(w.Endpoints), byKey) {
+	var fresh []desired.Endpoint
+	for key, want := range w.Endpoints {
 		if len(want.Addresses) == 0 {
 			continue // closed: nothing it sends has a known source
 		}
-		s := e.slot(want)
-		// A ruleset that is not in the kernel is 0, which drops; a staged one counts
-		// nothing then, and nothing fails.
-		rules := w.Policy.Endpoints[want.Key]
-		if err := errors.Join(in.failed[rules.Egress], in.failed[rules.Ingress]); err != nil {
-			failing[want.Key] = err
+		if s, ok := e.slots[key]; ok {
+			e.ensureOne(want, s, w.Policy.Endpoints[key], in, failing)
+		} else {
+			fresh = append(fresh, want)
 		}
-		record := kernel.Endpoint{
-			Egress: in.bases[rules.Egress], Ingress: in.bases[rules.Ingress],
-			StagedEgress: in.bases[rules.StagedEgress], StagedIngress: in.bases[rules.StagedIngress],
-			Ifindex: uint32(want.Ifindex), Mac: want.MAC, HostMac: want.HostMAC,
-		}
-		if want.Veth {
-			record.Flags |= kernel.EndpointVeth
-		}
-		if want.MAC != (desired.MAC{}) {
-			record.Flags |= kernel.EndpointMAC
-		}
-		was, known := e.records[s], false
-		record.Generation = was.Generation
-		if e.slots[want.Key] == s {
-			_, known = e.rules[s]
-		}
-		switch {
-		case in.touched[rules.Egress] || in.touched[rules.Ingress],
-			in.touched[rules.StagedEgress] || in.touched[rules.StagedIngress],
-			known && e.rules[s] != rules,
-			!known && !sameBases(was, record),
-			(was.Egress == 0) != (record.Egress == 0) || (was.Ingress == 0) != (record.Ingress == 0),
-			(was.StagedEgress == 0) != (record.StagedEgress == 0) || (was.StagedIngress == 0) != (record.StagedIngress == 0),
-			was.Ifindex != record.Ifindex || was.Mac != record.Mac || was.Flags != record.Flags:
-			record.Generation++
-		}
-		if record != was {
-			if err := e.put(s, record); err != nil {
-				failing[want.Key] = err
-				continue
-			}
-		}
-		e.slots[want.Key] = s
-		e.rules[s] = rules
 	}
+	if len(fresh) == 0 {
+		return
+	}
+	slices.SortFunc(fresh, func(a, b desired.Endpoint) int { return compareKeys(a.Key, b.Key) })
+	free := e.free()
+	for _, want := range fresh {
+		e.ensureOne(want, free.slot(want, e.records), w.Policy.Endpoints[want.Key], in, failing)
+	}
+}
+
+// ensureOne writes the record of an endpoint that has these rulesets.
+func (e *endpoints) ensureOne(want desired.Endpoint, s uint32, rules policy.Rulesets, in placed, failing desired.EndpointErrors) {
+	// A ruleset that is not in the kernel is 0, which drops; a staged one counts
+	// nothing then, and nothing fails.
+	if err := errors.Join(in.failed[rules.Egress], in.failed[rules.Ingress]); err != nil {
+		failing[want.Key] = err
+	}
+	record := kernel.Endpoint{
+		Egress: in.bases[rules.Egress], Ingress: in.bases[rules.Ingress],
+		StagedEgress: in.bases[rules.StagedEgress], StagedIngress: in.bases[rules.StagedIngress],
+		Ifindex: uint32(want.Ifindex), Mac: want.MAC, HostMac: want.HostMAC,
+	}
+	if want.Veth {
+		record.Flags |= kernel.EndpointVeth
+	}
+	if want.MAC != (desired.MAC{}) {
+		record.Flags |= kernel.EndpointMAC
+	}
+	was, known := e.records[s], false
+	record.Generation = was.Generation
+	if have, ok := e.slots[want.Key]; ok && have == s {
+		_, known = e.rules[s]
+	}
+	switch {
+	case in.touched[rules.Egress] || in.touched[rules.Ingress],
+		in.touched[rules.StagedEgress] || in.touched[rules.StagedIngress],
+		known && e.rules[s] != rules,
+		!known && !sameBases(was, record),
+		(was.Egress == 0) != (record.Egress == 0) || (was.Ingress == 0) != (record.Ingress == 0),
+		(was.StagedEgress == 0) != (record.StagedEgress == 0) || (was.StagedIngress == 0) != (record.StagedIngress == 0),
+		was.Ifindex != record.Ifindex || was.Mac != record.Mac || was.Flags != record.Flags:
+		record.Generation++
+	}
+	if record != was {
+		if err := e.put(s, record); err != nil {
+			failing[want.Key] = err
+			return
+		}
+	}
+	e.slots[want.Key] = s
+	e.rules[s] = rules
 }
 
 func sameBases(a, b kernel.Endpoint) bool {

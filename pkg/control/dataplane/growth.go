@@ -95,12 +95,7 @@ func (d *Dataplane) prepare(w *desired.Dataplane) {
 		"host_endpoints": len(w.HostEndpoints), "failsafe": len(w.Failsafe),
 	}
 	if all := len(w.Policy.Peers); all > min(d.kernel.HostClasses.Capacity(), d.kernel.NetClasses.Capacity()) {
-		for p := range w.Policy.Peers {
-			if p.IsSingleIP() {
-				need["host_classes"]++
-			}
-		}
-		need["net_classes"] = all - need["host_classes"]
+		need["host_classes"], need["net_classes"] = d.classifier.classesFor(w.Policy)
 	}
 	d.growFor(need, sizes)
 }

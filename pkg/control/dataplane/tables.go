@@ -53,14 +53,18 @@ func peersOf(w *desired.Dataplane) map[kernel.Address]kernel.Peer {
 func routesOf(w *desired.Dataplane) map[kernel.Prefix]kernel.Route {
 	out := make(map[kernel.Prefix]kernel.Route, len(w.Routes))
 	for p, r := range w.Routes {
-		route := kernel.Route{Kind: uint8(routeKinds[r.Kind])}
-		if r.Kind == desired.RouteWorkload {
-			route.Forward = uint8(forwards[r.Encap])
-			route.Node = kernel.NewAddress(r.Via)
-		}
-		out[kernel.NewPrefix(p)] = route
+		out[kernel.NewPrefix(p)] = routeOf(r)
 	}
 	return out
+}
+
+func routeOf(r desired.Route) kernel.Route {
+	route := kernel.Route{Kind: uint8(routeKinds[r.Kind])}
+	if r.Kind == desired.RouteWorkload {
+		route.Forward = uint8(forwards[r.Encap])
+		route.Node = kernel.NewAddress(r.Via)
+	}
+	return route
 }
 
 // attachments are the hooks that should carry our programs.
