@@ -3,6 +3,7 @@ package dataplane
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -63,7 +64,11 @@ func (d *Dataplane) noteFill(table string, entries int) {
 		args := []any{"table", table, "entries", entries, "capacity", capacity, "limit", limit}
 		switch l {
 		case full:
-			d.log.Error("table is full; what does not fit stays closed", args...)
+			what := "table is full; what does not fit stays closed"
+			if strings.HasPrefix(table, "rule_") {
+				what = "table is full; rules that do not fit are not counted"
+			}
+			d.log.Error(what, args...)
 		case nearlyFull:
 			d.log.Warn("table is nearly full", args...)
 		default:
@@ -76,10 +81,12 @@ func (d *Dataplane) noteFill(table string, entries int) {
 // entries is how many entries the tables have that only the daemon writes.
 func (d *Dataplane) entries() map[string]int {
 	hosts, nets := d.classifier.classes()
+	rules, _ := d.classifier.rules.fill()
 	return map[string]int{
 		"endpoints": d.endpoints.taken(), "workloads": d.workloads.Entries(), "routes": d.routes.Entries(),
 		"peers": d.peers.Entries(), "host_classes": hosts, "net_classes": nets, "ruleset_words": d.classifier.extents.taken(),
 		"host_endpoints": d.hosts.Entries(), "failsafe": d.failsafe.Entries(),
+		"rule_counters": rules + 1, "rule_names": rules, // no rule has number 0
 	}
 }
 

@@ -231,7 +231,7 @@ func rich(t testing.TB) *api.Store {
 
 // restarted is a dataplane that finds the tables and programs of a former one.
 func restarted(d *Dataplane) *Dataplane {
-	again := &Dataplane{log: slog.New(slog.DiscardHandler), links: d.links, attached: make(map[loader.Attachment]bool)}
+	again := &Dataplane{options: d.options, log: slog.New(slog.DiscardHandler), links: d.links, attached: make(map[loader.Attachment]bool)}
 	again.open(d.kernel, d.programs)
 	return again
 }

@@ -24,18 +24,17 @@ type rules struct {
 	log    *slog.Logger
 	drift  atomic.Uint64 // names that someone else had changed
 
-	lists  map[policy.RuleID]*ruleList // by their rules' id, with index 0
-	former map[kernel.RuleName]uint32  // names of a former process that nobody has asked for yet
-	free   []uint32
-	dead   []uint32 // without uses, to be freed
-	loaded bool
+	lists    map[policy.RuleID]*ruleList // by their rules' id, with index 0
+	former   map[kernel.RuleName]uint32  // names of a former process that nobody has asked for yet
+	dead     []uint32                    // without uses, to be freed
+	nameless []uint32                    // whose names could not be written
+	loaded   bool
 
-	nameless []uint32 // whose names could not be written
-
-	mu       sync.RWMutex
-	numbered []numberedRule // by number; 0 is none. mu guards it and the next two for readers
-	epoch    uint64         // numbers ever given
-	without  int            // how many rules of rulesets have no number
+	mu       sync.RWMutex   // for others than the control loop, who read what follows
+	numbered []numberedRule // by number; 0 is none
+	free     []uint32
+	epoch    uint64 // numbers ever given
+	without  int    // how many rules of rulesets have no number
 }
 
 // ruleList is the rules of one policy and direction, or what is at the end of a tier.
@@ -295,8 +294,8 @@ func (r *rules) bury() {
 		}
 		*x = numberedRule{}
 	}
-	r.mu.Unlock()
 	r.free = append(r.free, r.dead...)
+	r.mu.Unlock()
 	r.dead = r.dead[:0]
 }
 
@@ -425,10 +424,5 @@ func (r *rules) rule(n uint32) (id policy.RuleID, a policy.Action, ok bool) {
 func (r *rules) fill() (given, without int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	for i := range r.numbered {
-		if r.numbered[i].uses > 0 {
-			given++
-		}
-	}
-	return given, r.without
+	return len(r.numbered) - 1 - len(r.free), r.without
 }

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -23,13 +24,16 @@ type ledger struct {
 	*Dataplane
 	store    *api.Store
 	compiler *policy.Compiler
-	texts    map[api.Key]string
 }
 
 func newLedger(t testing.TB, resources ...string) *ledger {
-	l := &ledger{
-		Dataplane: unhooked(t), store: api.NewStore(), compiler: policy.NewCompiler(policytest.Node),
-	}
+	t.Helper()
+	return newLedgerOn(t, unhooked(t), resources...)
+}
+
+func newLedgerOn(t testing.TB, d *Dataplane, resources ...string) *ledger {
+	t.Helper()
+	l := &ledger{Dataplane: d, store: api.NewStore(), compiler: policy.NewCompiler(policytest.Node)}
 	endpoint := `{apiVersion: projectcalico.org/v3, kind: WorkloadEndpoint, metadata: {namespace: blue, name: NAME, labels: {app: NAME}},
 		spec: {node: NODE, orchestrator: k8s, workload: NAME, pod: NAME, endpoint: eth0, interfaceName: caliNAME, profiles: [open], ipNetworks: [ADDRESS/32]}}`
 	for i, name := range []string{"a", "b", "c"} {
@@ -86,6 +90,7 @@ func (l *ledger) restart(t testing.TB) {
 // free waits until the rulesets that have been left are freed, and their numbers.
 func (l *ledger) free(t testing.TB) {
 	t.Helper()
+	l.sync(t)
 	l.sync(t) // the compiler keeps them for one result more
 	time.Sleep(grace + 10*time.Millisecond)
 	l.sync(t)
@@ -412,6 +417,88 @@ func TestNumbersAreFreed(t *testing.T) {
 	if lists := len(l.classifier.rules.lists); lists > 10 {
 		t.Errorf("%d lists are kept", lists)
 	}
+}
+
+// ports is a policy of one rule for each of so many ports.
+func ports(name string, n int) string {
+	rules := make([]string, n)
+	for i := range rules {
+		rules[i] = fmt.Sprintf("{action: Allow, protocol: UDP, destination: {ports: [%d]}}", 1000+i)
+	}
+	return policyOf("GlobalNetworkPolicy", "default", name, strings.Join(rules, ", "))
+}
+
+// Rules for which there is no number judge as all others do. They get one when there are
+// some again, and then the packets of flows that there are count.
+func TestMoreRulesThanNumbers(t *testing.T) {
+	d := unhookedWith(t, kernel.Options{Sizes: map[string]int{"rule_counters": 16, "rule_names": 16}})
+	log := new(strings.Builder)
+	d.log = slog.New(slog.NewTextHandler(log, nil))
+	d.options.TableLimits = map[string]int{"rule_counters": 16, "rule_names": 16}
+	d.open(d.kernel, d.programs)
+	l := newLedgerOn(t, d, ports("default.z", 7))
+	if _, without := l.classifier.rules.fill(); without != 0 {
+		t.Fatalf("%d of a few rules have no number", without)
+	}
+	l.put(t, ports("default.a", 20))
+	l.sync(t)
+	l.sync(t)
+	given, without := l.classifier.rules.fill()
+	if given != 15 || without == 0 || strings.Count(log.String(), "rules are not counted") != 1 {
+		t.Errorf("%d numbers are given, %d rules have none; logged\n%s", given, without, log)
+	}
+	for range 3 {
+		l.send(t, ask(1, 2, udp, 1000), policy.Allow)
+		l.send(t, ask(1, 2, udp, 1019), policy.Allow)
+		l.send(t, ask(1, 2, udp, 1020), policy.Deny)
+	}
+	l.expect(t, "crowded", "3 allow default|GlobalNetworkPolicy|default.a|ingress|0", "3 deny default|||ingress|-1")
+
+	sound := snapshot(t, l.Dataplane)
+	l.Dataplane, l.compiler = restarted(l.Dataplane), policy.NewCompiler(policytest.Node)
+	l.sync(t)
+	for _, line := range difference(sound, snapshot(t, l.Dataplane)) {
+		if strings.HasPrefix(line[2:], "rule") {
+			t.Errorf("after a restart: %s", line)
+		}
+	}
+	if _, now := l.classifier.rules.fill(); now != without {
+		t.Errorf("%d rules have no number, %d after a restart", without, now)
+	}
+
+	l.put(t, ports("default.a", 9)) // those of the former one are needed meanwhile
+	l.remove("GlobalNetworkPolicy", "default.z")
+	l.free(t)
+	l.free(t)
+	if _, without := l.classifier.rules.fill(); without != 0 {
+		t.Errorf("%d rules have no number although there are some", without)
+	}
+	l.send(t, ask(1, 2, udp, 1008), policy.Allow)
+	l.expect(t, "roomy", "3 allow default|GlobalNetworkPolicy|default.a|ingress|0", "3 deny default|||ingress|-1",
+		"1 allow default|GlobalNetworkPolicy|default.a|ingress|8")
+}
+
+// Where tables may grow they do, and what has been counted stays.
+func TestNumbersGrow(t *testing.T) {
+	var d *Dataplane
+	d = unhookedWith(t, kernel.Options{
+		Sizes: map[string]int{"rule_counters": 16, "rule_names": 16},
+		Grow:  func(table string, entries int) error { return d.makeRoom(table, entries) },
+	})
+	l := newLedgerOn(t, d, ports("default.z", 5))
+	for range 3 {
+		l.send(t, ask(1, 2, udp, 1004), policy.Allow)
+	}
+	l.put(t, ports("default.a", 4000))
+	l.sync(t)
+	if _, without := l.classifier.rules.fill(); without != 0 {
+		t.Errorf("%d rules have no number", without)
+	}
+	l.send(t, ask(1, 2, udp, 1004), policy.Allow)
+	l.send(t, ask(1, 2, udp, 4999), policy.Allow)
+	l.expect(t, "grown", "3 allow default|GlobalNetworkPolicy|default.z|ingress|4",
+		"1 allow default|GlobalNetworkPolicy|default.a|ingress|4", "1 allow default|GlobalNetworkPolicy|default.a|ingress|3999")
+	numbersAgree(t, l.Dataplane, l.compiler.Compile(l.store, nil))
 }
 
 // Policies whose names are too long for the table are told apart, after a restart too.
