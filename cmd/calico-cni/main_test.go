@@ -132,6 +132,7 @@ func (w *world) forward() string {
 // fakeNode acknowledges endpoints whose interface exists, as the real one does,
 // unless told to refuse.
 type fakeNode struct {
+	nodeapi.Traffic
 	host  *testbed.Namespace
 	store *datastore.Client
 

@@ -103,6 +103,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	watcher := client.Watch(ctx)
 	secrets := control.NewSecretFiles(c.environment.SecretsDir, os.Environ(), log)
 	var reporter *control.Reporter // before the first round
+	var answers *control.Answers   // likewise
 	controller := control.New(control.Options{
 		Node: node, Config: c.environment.Config,
 		Datastore: watcher, Policy: policy.NewCompiler(node), Links: network, Learner: speaker, Secrets: secrets,
@@ -113,15 +114,19 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 			keeper.Observe(changes)
 			reporter.Observe(changes)
 			servers.Set(want.Servers)
+			answers.Observe(changes, want)
 		},
 		Logger: log,
 	})
+	answers = control.NewAnswers(node, controller.Ask, plane, log)
+	defer answers.Close()
 	registry.MustRegister(watcher, controller, plane, network.Collector(), speaker.Collector())
 	ready.set(controller.Ready)
 	alive.set(controller.Alive)
 
 	self := &control.Node{
 		Published: controller.Published,
+		Answers:   answers,
 		Self: nodeapi.Status{
 			Node: node, Version: buildVersion(), PID: os.Getpid(), Started: started,
 			Backend: c.environment.Config.Backend, Datastore: c.etcd.Endpoints,

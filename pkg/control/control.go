@@ -41,6 +41,9 @@ type Controller struct {
 	linksStale, learnedStale bool
 
 	rested time.Time // when the next round may begin
+
+	want      *desired.State // the last one
+	questions chan func()    // to be answered between two rounds
 }
 
 // New returns a controller that has not started.
@@ -60,7 +63,7 @@ func New(o Options) *Controller {
 	if o.Services == nil {
 		o.Services = nothing{}
 	}
-	return &Controller{Published: newPublished(o), o: o, resources: api.NewStore(), linksStale: true, learnedStale: true}
+	return &Controller{Published: newPublished(o), o: o, resources: api.NewStore(), linksStale: true, learnedStale: true, questions: make(chan func())}
 }
 
 // Run keeps the node as it should be until ctx ends. What it has made stays:
@@ -75,6 +78,9 @@ func (c *Controller) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case ask := <-c.questions:
+			ask()
+			continue
 		case <-c.o.Datastore.Changed():
 		case <-c.o.Links.Changed():
 			c.linksStale = true
@@ -169,7 +175,7 @@ func (c *Controller) round(ctx context.Context) error {
 	if c.o.Observe != nil {
 		c.o.Observe(c.fresh, want)
 	}
-	c.fresh = nil
+	c.fresh, c.want = nil, want
 	enforced, err := c.apply(ctx, want, inSync)
 	c.publish(result{
 		state: want, revision: revision, inSync: inSync, enforced: enforced,

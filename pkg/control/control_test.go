@@ -19,6 +19,7 @@ import (
 	"calico-xdp/pkg/nodeapi"
 	"calico-xdp/pkg/policy"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -391,6 +392,26 @@ func TestStateReachesSinksWhole(t *testing.T) {
 	}
 }
 
+// valueOf is the value of a collector's metric with this kind.
+func valueOf(t *testing.T, c prometheus.Collector, name, kind string) float64 {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(c)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name && m.GetLabel()[0].GetValue() == kind {
+				return m.GetGauge().GetValue()
+			}
+		}
+	}
+	t.Fatalf("no metric %s of %s", name, kind)
+	return 0
+}
+
 func TestUnreadablePolicyDenies(t *testing.T) {
 	w := newWorld()
 	key := api.Key{Kind: api.KindGlobalNetworkPolicy, Name: "x"}
@@ -404,6 +425,12 @@ func TestUnreadablePolicyDenies(t *testing.T) {
 	c.Fill(&status)
 	if w.policies() != 1 || len(status.Problems) != 1 || status.Problems[0].Object != key.String() {
 		t.Errorf("compiled %d, problems %v", w.policies(), status.Problems)
+	}
+	problems := func(kind string) float64 {
+		return valueOf(t, c, "calico_xdp_policy_problems", kind)
+	}
+	if got, other := problems(api.KindGlobalNetworkPolicy), problems(api.KindProfile); got != 1 || other != 0 {
+		t.Errorf("metrics say %v and %v", got, other)
 	}
 	p := standIn(key).(*api.GlobalNetworkPolicy)
 	if err := api.Validate(p); err != nil || p.Spec.Selector != "all()" || p.Spec.Tier != "default" {

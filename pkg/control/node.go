@@ -10,6 +10,7 @@ import (
 // Node answers other programs on this host. It implements [nodeapi.Node].
 type Node struct {
 	*Published
+	*Answers
 	// Self is what does not change: name, version, …
 	Self      nodeapi.Status
 	Addresses func() []nodeapi.Address

@@ -55,6 +55,7 @@ type metrics struct {
 	revision       prometheus.Gauge
 	inSync         prometheus.Gauge
 	problems       prometheus.Gauge
+	policyProblems *prometheus.GaugeVec
 	endpoints      *prometheus.GaugeVec
 	lastRound      prometheus.Gauge
 }
@@ -75,9 +76,12 @@ func newPublished(o Options) *Published {
 				Namespace: "calico_xdp", Name: "sync_duration_seconds", Help: "How long a round of the control loop takes.",
 				Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 			}),
-			revision:  gauge("enforced_revision", "Datastore revision whose policy the kernel enforces."),
-			inSync:    gauge("in_sync", "1 if everything in the datastore has been seen and applied."),
-			problems:  gauge("problems", "Objects and parameters that could not be applied whole."),
+			revision: gauge("enforced_revision", "Datastore revision whose policy the kernel enforces."),
+			inSync:   gauge("in_sync", "1 if everything in the datastore has been seen and applied."),
+			problems: gauge("problems", "Objects and parameters that could not be applied whole."),
+			policyProblems: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+				Namespace: "calico_xdp", Name: "policy_problems", Help: "Objects that policy could not be compiled whole from: what they guard is closed.",
+			}, []string{"kind"}),
 			lastRound: gauge("last_sync_timestamp_seconds", "When the last round without error ended."),
 			endpoints: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 				Namespace: "calico_xdp", Name: "workload_endpoints", Help: "Workload endpoints of this node.",
@@ -96,14 +100,18 @@ func (p *Published) Collect(ch chan<- prometheus.Metric) {
 	defer p.scraping.Unlock()
 	p.mu.Lock()
 	problems, endpoints := p.currentProblems(), p.endpoints()
+	closed := p.policyProblems()
 	p.mu.Unlock()
 	m.problems.Set(float64(len(problems)))
+	for kind, n := range closed {
+		m.policyProblems.WithLabelValues(kind).Set(float64(n))
+	}
 	m.endpoints.Reset()
 	for _, e := range endpoints {
 		m.endpoints.WithLabelValues(string(e.State)).Inc()
 	}
 	for _, c := range []prometheus.Collector{
-		m.rounds, m.errors, m.duration, m.revision, m.inSync, m.problems, m.lastRound, m.endpoints,
+		m.rounds, m.errors, m.duration, m.revision, m.inSync, m.problems, m.policyProblems, m.lastRound, m.endpoints,
 	} {
 		c.Collect(ch)
 	}
@@ -171,6 +179,39 @@ func (p *Published) stateProblems() []policy.Problem {
 		return nil
 	}
 	return p.last.state.Problems
+}
+
+// policyKinds are what policy is compiled from.
+func policyKinds() []string {
+	return []string{
+		api.KindGlobalNetworkPolicy, api.KindNetworkPolicy, api.KindStagedGlobalNetworkPolicy, api.KindStagedNetworkPolicy,
+		api.KindStagedKubernetesNetworkPolicy, api.KindTier, api.KindProfile, api.KindGlobalNetworkSet, api.KindNetworkSet,
+		api.KindHostEndpoint, api.KindWorkloadEndpoint,
+	}
+}
+
+// policyProblems counts the objects of each kind that policy could not be compiled
+// whole from.
+func (p *Published) policyProblems() map[string]int {
+	bad := make(map[api.Key]bool)
+	if p.last.state != nil && p.last.state.Dataplane.Policy != nil {
+		for _, pr := range p.last.state.Dataplane.Policy.Problems {
+			bad[pr.Object] = true
+		}
+	}
+	for key := range p.last.invalid {
+		bad[key] = true
+	}
+	out := make(map[string]int)
+	for _, kind := range policyKinds() {
+		out[kind] = 0 // so that there is something to be alarmed by
+	}
+	for key := range bad {
+		if _, ok := out[key.Kind]; ok {
+			out[key.Kind]++
+		}
+	}
+	return out
 }
 
 // logProblems logs what is new and what is gone. Of objects that are not valid

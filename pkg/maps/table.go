@@ -40,6 +40,20 @@ func (t Table[K, V]) Load() (map[K]V, error) {
 	return out, nil
 }
 
+// Each calls fn with all entries, some at a time, until it fails. A larger table may take
+// this one's place meanwhile: then they are those of the old one.
+func (t Table[K, V]) Each(fn func([]K, []V) error) error {
+	var table *ebpf.Map
+	if err := t.h.use(func(m *ebpf.Map) (err error) {
+		table, err = m.Clone()
+		return err
+	}); err != nil {
+		return err
+	}
+	defer table.Close()
+	return entries(table, fn)
+}
+
 // entries calls fn with all entries of a table, some at a time.
 func entries[K, V any](m *ebpf.Map, fn func([]K, []V) error) error {
 	keys, values := make([]K, loadBatch), make([]V, loadBatch)

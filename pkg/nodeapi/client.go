@@ -84,36 +84,11 @@ type refusedError struct{ reason string }
 func (e *refusedError) Error() string { return e.reason }
 
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
-	var body io.Reader
-	if in != nil {
-		data, err := json.Marshal(in)
-		if err != nil {
-			return err
-		}
-		body = bytes.NewReader(data)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://calico-node"+path, body)
+	resp, err := c.ask(ctx, method, path, in)
 	if err != nil {
 		return err
 	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		if dial := (*net.OpError)(nil); errors.As(err, &dial) && dial.Op == "dial" && ctx.Err() == nil {
-			return fmt.Errorf("%w: %w", ErrNotRunning, dial)
-		}
-		return fmt.Errorf("ask calico-node on %s: %w", c.socket, err)
-	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		var e errorBody
-		if err := json.NewDecoder(resp.Body).Decode(&e); err != nil || e.Error == "" {
-			e.Error = resp.Status
-		}
-		if resp.StatusCode == http.StatusConflict {
-			return &refusedError{e.Error}
-		}
-		return fmt.Errorf("calico-node: %s", e.Error)
-	}
 	if out == nil {
 		return nil
 	}
@@ -121,4 +96,42 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		return fmt.Errorf("answer of calico-node: %w", err)
 	}
 	return nil
+}
+
+// ask returns the daemon's answer, which is not an error.
+func (c *Client) ask(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://calico-node"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if dial := (*net.OpError)(nil); errors.As(err, &dial) && dial.Op == "dial" && ctx.Err() == nil {
+			return nil, fmt.Errorf("%w: %w", ErrNotRunning, dial)
+		}
+		return nil, fmt.Errorf("ask calico-node on %s: %w", c.socket, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	var e errorBody
+	if err := json.NewDecoder(resp.Body).Decode(&e); err != nil || e.Error == "" {
+		e.Error = resp.Status
+	}
+	switch resp.StatusCode {
+	case http.StatusConflict:
+		return nil, &refusedError{e.Error}
+	case http.StatusUnprocessableEntity:
+		return nil, &QuestionError{e.Error}
+	}
+	return nil, fmt.Errorf("calico-node: %s", e.Error)
 }

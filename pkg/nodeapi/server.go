@@ -17,6 +17,7 @@ type Node interface {
 	// Wait blocks as WaitEnforced describes. It returns a *NotEnforcedError
 	// when ctx ends first or waiting is of no use.
 	Wait(ctx context.Context, key api.Key, revision int64) error
+	Traffic
 }
 
 // Handler serves a node's state.
@@ -48,6 +49,37 @@ func Handler(n Node) http.Handler {
 		}
 		answer(w, struct{}{}, n.Wait(ctx, req.key(), req.Revision))
 	})
+	mux.HandleFunc("POST /v1/why", func(w http.ResponseWriter, r *http.Request) {
+		var q WhyQuestion
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&q); err != nil {
+			answer(w, nil, &QuestionError{err.Error()})
+			return
+		}
+		why, err := n.Why(r.Context(), q)
+		answer(w, why, err)
+	})
+	mux.HandleFunc("GET /v1/rules", func(w http.ResponseWriter, r *http.Request) {
+		rules, err := n.Rules(r.Context(), ruleFilter(r.URL.Query()))
+		answer(w, rules, err)
+	})
+	mux.HandleFunc("GET /v1/tables", func(w http.ResponseWriter, r *http.Request) {
+		tables, err := n.Tables(r.Context())
+		answer(w, tables, err)
+	})
+	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) {
+		streamed(w, false, func(yield func(Flow) bool) error {
+			f, err := flowFilter(r.URL.Query())
+			if err != nil {
+				return err
+			}
+			return n.Flows(r.Context(), f, yield)
+		})
+	})
+	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) {
+		streamed(w, true, func(yield func(Event) bool) error {
+			return n.Events(r.Context(), eventFilter(r.URL.Query()), yield)
+		})
+	})
 	return mux
 }
 
@@ -60,6 +92,9 @@ func answer(w http.ResponseWriter, v any, err error) {
 	reason, code := err.Error(), http.StatusInternalServerError
 	if refused := (*NotEnforcedError)(nil); errors.As(err, &refused) {
 		reason, code = refused.Reason, http.StatusConflict
+	}
+	if question := (*QuestionError)(nil); errors.As(err, &question) {
+		code = http.StatusUnprocessableEntity
 	}
 	w.WriteHeader(code)
 	json.NewEncoder(w).Encode(errorBody{reason})

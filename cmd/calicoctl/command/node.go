@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,7 +25,51 @@ const recent = 20 * time.Hour
 
 func newNode(a *app) *cobra.Command {
 	return group("node", "This host's calico-node",
-		"Ask the calico-node on this host.", "  calicoctl node status", newNodeStatus(a), newNodeRoutes(a))
+		"Ask the calico-node on this host.", "  calicoctl node status\n  calicoctl node tables", newNodeStatus(a), newNodeRoutes(a), newNodeTables(a))
+}
+
+func newNodeTables(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "tables",
+		Short: "Show how full the kernel's tables are",
+		Long: `Show how full the eBPF tables of this host are. A table that is full grows by itself
+up to LARGEST; where that is not enough, what does not fit is closed, and said here,
+in the log and in 'calicoctl node status'.`,
+		Example: `  calicoctl node tables
+
+  # For programs.
+  calicoctl node tables -o json`,
+		Args: noArgs,
+	}
+	q := askFlags(a, cmd, "table", "json", "yaml")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx, cancel := context.WithTimeout(cmd.Context(), answerTime)
+		defer cancel()
+		tables, err := q.client().Tables(ctx)
+		if err != nil {
+			return q.failed(err)
+		}
+		if done, err := q.document(tables); done {
+			return err
+		}
+		return writeTables(a.Out, tables)
+	}
+	return cmd
+}
+
+func writeTables(w io.Writer, tables []nodeapi.Table) error {
+	var rows [][]string
+	for _, t := range tables {
+		fill, largest := "-", "-"
+		if t.Capacity > 0 {
+			fill = fmt.Sprintf("%d%%", 100*t.Entries/t.Capacity)
+		}
+		if t.Largest > 0 {
+			largest = strconv.Itoa(t.Largest)
+		}
+		rows = append(rows, []string{t.Name, strconv.Itoa(t.Entries), strconv.Itoa(t.Capacity), fill, largest, t.Problem})
+	}
+	return plain(w, []string{"TABLE", "ENTRIES", "CAPACITY", "FILL", "LARGEST", "PROBLEM"}, rows)
 }
 
 func newNodeStatus(a *app) *cobra.Command {

@@ -17,6 +17,7 @@ import (
 
 // fixedNode answers over a real socket with what it is given.
 type fixedNode struct {
+	nodeapi.Traffic
 	status nodeapi.Status
 	bgp    nodeapi.BGPStatus
 	routes nodeapi.BGPRoutes

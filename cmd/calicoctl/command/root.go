@@ -87,6 +87,10 @@ else http://127.0.0.1:2379.`,
   # Change the cluster to what these files say; nothing happens if one is wrong.
   calicoctl apply -f policies/
 
+  # Why does this packet not arrive? What is dropped right now?
+  calicoctl why shop/web shop/db --port 5432
+  calicoctl observe --drops
+
   # How this host, and address use, are doing.
   calicoctl node status
   calicoctl ipam show --show-blocks`,
@@ -120,7 +124,7 @@ else http://127.0.0.1:2379.`,
 		}
 	}
 	add("resources", newGet(a), newApply(a), newCreate(a), newReplace(a), newDelete(a))
-	add("state", newNode(a), newIPAM(a))
+	add("state", newWhy(a), newObserve(a), newRules(a), newFlows(a), newNode(a), newIPAM(a))
 	add("other", newVersion(a))
 	return root
 }

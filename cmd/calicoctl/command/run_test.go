@@ -1,12 +1,15 @@
 package command_test
 
 import (
+	"flag"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"calico-xdp/cmd/calicoctl/command"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // client runs calicoctl in this process, as a user whose environment this is.
@@ -56,6 +59,21 @@ func (c client) fails(t *testing.T, args ...string) string {
 func (c client) with(stdin string) client {
 	c.stdin = stdin
 	return c
+}
+
+var update = flag.Bool("update", false, "write what commands print to testdata")
+
+// golden compares what a command prints with a file.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(filepath.Join("testdata", name), []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(testdata(t, name), got); diff != "" {
+		t.Error(diff)
+	}
 }
 
 // testdata returns a file without its comment lines.

@@ -77,20 +77,19 @@ func eachTable(w io.Writer, groups []Group, c Cluster, columns func(Group) ([]co
 		if err != nil {
 			return err
 		}
-		// Every cell ends with a tab, so that each line is padded to the full
-		// width of the table: Calico's layout, which scripts may rely on.
-		tw := tabwriter.NewWriter(w, 5, 1, 3, ' ', 0)
+		var headings []string
 		for _, col := range cs {
-			fmt.Fprint(tw, col.heading, "\t")
+			headings = append(headings, col.heading)
 		}
-		fmt.Fprintln(tw)
+		var rows [][]string
 		for _, r := range sorted(g) {
+			var row []string
 			for _, col := range cs {
-				fmt.Fprint(tw, oneLine(col.cell(r, c)), "\t")
+				row = append(row, col.cell(r, c))
 			}
-			fmt.Fprintln(tw)
+			rows = append(rows, row)
 		}
-		if err := tw.Flush(); err != nil {
+		if err := Plain(w, headings, rows); err != nil {
 			return err
 		}
 		if _, err := fmt.Fprintln(w); err != nil {
@@ -98,6 +97,20 @@ func eachTable(w io.Writer, groups []Group, c Cluster, columns func(Group) ([]co
 		}
 	}
 	return nil
+}
+
+// Plain writes a table without lines, as 'calicoctl get' has it. Every cell ends with a
+// tab, so that each line is padded to the full width of the table: Calico's layout,
+// which scripts may rely on.
+func Plain(w io.Writer, headings []string, rows [][]string) error {
+	tw := tabwriter.NewWriter(w, 5, 1, 3, ' ', 0)
+	for _, row := range append([][]string{headings}, rows...) {
+		for _, cell := range row {
+			fmt.Fprint(tw, oneLine(cell), "\t")
+		}
+		fmt.Fprintln(tw)
+	}
+	return tw.Flush()
 }
 
 // oneLine keeps a value from tearing the table apart or reaching the terminal

@@ -12,6 +12,7 @@ var (
 	flowsDesc   = prometheus.NewDesc("calico_xdp_flows", "Flows whose both ends have spoken, as of the last sweep.", nil, nil)
 	maxDesc     = prometheus.NewDesc("calico_xdp_flows_limit", "How many flows the table holds at most.", nil, nil)
 	driftDesc   = prometheus.NewDesc("calico_xdp_drift_total", "Table entries that someone else had added, removed or changed.", []string{"table"}, nil)
+	lostDesc    = prometheus.NewDesc("calico_xdp_events_lost_total", "Events that came faster than they could be told.", nil, nil)
 	sweptDesc   = prometheus.NewDesc("calico_xdp_flows_expired_total", "Flows removed because they were silent for too long.", nil, nil)
 )
 
@@ -29,13 +30,18 @@ func (d *Dataplane) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(c.Bytes), c.Hook, c.Reason)
 	}
 	d.collectTables(out)
-	for name, t := range map[string]interface{ Drift() reconcile.Drift }{"workloads": d.workloads, "routes": d.routes, "peers": d.peers, "settings": d.settings,
+	for name, t := range map[string]interface{ Drift() reconcile.Drift }{"workloads": d.workloads, "routes": d.routes, "peers": d.peers, "settings": d.listening.settings,
 		"host_endpoints": d.hosts, "failsafe": d.failsafe} {
 		drift := t.Drift()
 		out <- prometheus.MustNewConstMetric(driftDesc, prometheus.CounterValue, float64(drift.Added+drift.Removed+drift.Changed), name)
 	}
 	out <- prometheus.MustNewConstMetric(driftDesc, prometheus.CounterValue, float64(d.classifier.drift.Load()), "ruleset_words")
 	d.collectRules(out)
+	if lost, err := d.eventsLost(); err != nil {
+		out <- prometheus.NewInvalidMetric(lostDesc, err)
+	} else {
+		out <- prometheus.MustNewConstMetric(lostDesc, prometheus.CounterValue, float64(lost))
+	}
 	kept, removed := d.sweep.result()
 	out <- prometheus.MustNewConstMetric(flowsDesc, prometheus.GaugeValue, float64(kept))
 	out <- prometheus.MustNewConstMetric(maxDesc, prometheus.GaugeValue, float64(d.kernel.Flows.Capacity()))

@@ -48,7 +48,8 @@ type Dataplane struct {
 	workloads  *reconcile.Tracked[kernel.Address, uint32]
 	routes     *reconcile.Tracked[kernel.Prefix, kernel.Route]
 	peers      *reconcile.Tracked[kernel.Address, kernel.Peer]
-	settings   *reconcile.Tracked[uint32, kernel.Settings]
+	listening  *listening // and the settings
+	explaining sync.Mutex // one question at a time
 	hosts      *reconcile.Tracked[uint32, kernel.HostEndpoint]
 	failsafe   *reconcile.Tracked[kernel.FailsafeKey, uint32]
 	writes     int                          // to the tracked tables, ever
@@ -93,7 +94,7 @@ func (d *Dataplane) open(k *kernel.Maps, programs *loader.Programs) {
 	d.workloads = track(d, "workloads", d.kernel.Workloads)
 	d.routes = track(d, "routes", d.kernel.Routes)
 	d.peers = track(d, "peers", d.kernel.Peers)
-	d.settings = track(d, "settings", d.kernel.Settings)
+	d.listening = newListening(d.kernel.Settings, d.log)
 	d.hosts = track(d, "host endpoints", d.kernel.HostEndpoints)
 	d.failsafe = track(d, "failsafe", d.kernel.Failsafe)
 }
@@ -102,7 +103,7 @@ func (d *Dataplane) open(k *kernel.Maps, programs *loader.Programs) {
 func (d *Dataplane) Close() error {
 	d.stop()
 	d.done.Wait()
-	return errors.Join(d.programs.Close(), d.kernel.Close())
+	return errors.Join(d.listening.close(), d.programs.Close(), d.kernel.Close())
 }
 
 // Maps are the open tables, for whoever reads them.
@@ -139,7 +140,7 @@ func (d *Dataplane) Resync() {
 	d.workloads.Resync()
 	d.routes.Resync()
 	d.peers.Resync()
-	d.settings.Resync()
+	d.listening.resync()
 	d.hosts.Resync()
 	d.failsafe.Resync()
 	clear(d.attached)
@@ -191,7 +192,9 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 	if !d.changes.sameLocal {
 		note("failsafe", d.failsafe.Ensure(failsafeOf(w)))
 	}
-	note("settings", d.settings.Ensure(settingsOf(w)))
+	changed, err := d.listening.ensure(w)
+	d.writes += changed
+	note("settings", err)
 	if !d.changes.samePeers {
 		note("peers", d.peers.Ensure(peersOf(w)))
 	}

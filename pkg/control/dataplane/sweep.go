@@ -41,6 +41,8 @@ const (
 // sweeper removes flows that have been silent for too long, and makes their table larger.
 // But for what mu guards it is sweepFlows'.
 type sweeper struct {
+	hz atomic.Uint64 // the kernel's clock rate; 0: not known yet
+
 	refused uint64 // by the table, at the last look
 	full    bool   // it was, since the last growth
 	carried bool   // all flows are in one table
@@ -70,6 +72,7 @@ func (d *Dataplane) sweepFlows(ctx context.Context) {
 		d.log.Error("flows will not be swept", "error", err)
 		return
 	}
+	d.sweep.hz.Store(uint64(hz))
 	timeouts := loader.Timeouts{
 		TCP: tcpTimeout, TCPClosed: tcpClosedTimeout, UDP: udpTimeout, ICMP: icmpTimeout, Other: otherTimeout, HZ: hz,
 	}
