@@ -198,7 +198,7 @@ func TestWhy(t *testing.T) {
 	}
 	defer conn.Close()
 	known := regexp.MustCompile(`Such flows are there already; their packets are judged as the first one was:
-  TCP ` + conn.LocalAddr().String() + ` -> ` + conn.RemoteAddr().String() + `: \w+, allowed by .*GlobalNetworkPolicy db ingress\[0\], `)
+(?:  .*\n)*  TCP ` + conn.LocalAddr().String() + ` -> ` + conn.RemoteAddr().String() + `: \w+, allowed by .*GlobalNetworkPolicy db ingress\[0\], `)
 	var out string
 	if !c.eventually(func() bool {
 		out, _ = b.calicoctl("why", web.name, db.name, "--port", "5432")
