@@ -129,14 +129,13 @@ func (n *node) memory() (now, most float64) {
 // processorTime returns how long the daemon has computed so far.
 func (n *node) processorTime() time.Duration {
 	n.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", n.daemon.PID()))
-	n.must(err)
 	// The first field of each thread's.
 	var sum int64
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", n.daemon.PID()))
 	n.must(err)
 	for _, thread := range threads {
-		if text, err = os.ReadFile(thread); err != nil {
+		text, err := os.ReadFile(thread)
+		if err != nil {
 			continue
 		}
 		first, _, _ := strings.Cut(string(text), " ")

@@ -31,7 +31,7 @@ func (c conversation) frame(r *rig, forth bool, flags string, payload int) Frame
 	if !forth {
 		src, dst, sport, dport = dst, src, dport, sport
 	}
-	p := testbed.Packet{}
+	var p testbed.Packet
 	if !forth && c.wrap != nil {
 		p = c.wrap(r, r.ethernet(src.on)).IP(addr(src.address), addr(dst.address)).TTL(255)
 	} else {
