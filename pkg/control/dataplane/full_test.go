@@ -29,6 +29,7 @@ func fullBed(t *testing.T) (*bed, *bytes.Buffer) {
 	sizes := map[string]int{
 		"endpoints": workloads + 1, "workloads": 2 * workloads, "routes": 16, "peers": 6, "host_classes": 1, "net_classes": 2,
 		"ruleset_words": 1 + 2*(headerWords+1+4*16), "host_endpoints": 1, "failsafe": 1,
+		"rule_counters": 3, "rule_names": 2,
 	}
 	var log bytes.Buffer
 	d := growing(t, Options{TableSizes: sizes, TableLimits: sizes})

@@ -61,7 +61,10 @@ func newRules(k *kernel.Maps, log *slog.Logger) *rules {
 }
 
 // room is how many numbers can still be given.
-func (r *rules) room() int { return r.capacity() - len(r.numbered) + len(r.free) }
+func (r *rules) room() int { return r.capacity() - r.taken() }
+
+// taken is how many numbers are given, and 0.
+func (r *rules) taken() int { return len(r.numbered) - len(r.free) }
 
 // capacity is one more than the highest number that there can be.
 func (r *rules) capacity() int { return r.kernel.RuleCounters.Len() }
@@ -79,10 +82,7 @@ func (r *rules) reserve(from *policy.Ruleset, staged bool) {
 			need++
 		}
 	}
-	need += r.capacity() - r.room()
-	if need > r.capacity() && r.kernel.RuleCounters.Reserve(max(need, 2*r.capacity())) != nil {
-		_ = r.kernel.RuleCounters.Reserve(need)
-	}
+	_ = r.kernel.RuleCounters.Reserve(need + r.taken())
 }
 
 // walk goes through the rules of a ruleset with the lists that they are in, nil for
