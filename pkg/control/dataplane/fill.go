@@ -41,6 +41,13 @@ const (
 // noteFill takes note of how many entries a table has.
 func (d *Dataplane) noteFill(table string, entries int) {
 	capacity, limit := d.kernel.Capacity(table), d.limit(table)
+	what := "table is full; what does not fit stays closed"
+	switch {
+	case table == flows:
+		what = "table is full; flows that do not fit go on as unconfirmed ones"
+	case strings.HasPrefix(table, "rule_"):
+		what = "table is full; rules that do not fit are not counted"
+	}
 	refused, err := d.kernel.Refused(table)
 	if err != nil {
 		d.log.Error("table cannot be read", "table", table, "error", err)
@@ -55,8 +62,8 @@ func (d *Dataplane) noteFill(table string, entries int) {
 	l := roomy
 	switch {
 	case table == newFlows: // the oldest make room
-	case refused > f.refused:
-		l = full
+	case refused > f.refused && (table != flows || capacity >= limit):
+		l = full // flows' table may be about to grow
 	case float64(entries) > warnAt*float64(capacity):
 		l = nearlyFull
 	}
@@ -64,10 +71,6 @@ func (d *Dataplane) noteFill(table string, entries int) {
 		args := []any{"table", table, "entries", entries, "capacity", capacity, "limit", limit}
 		switch l {
 		case full:
-			what := "table is full; what does not fit stays closed"
-			if strings.HasPrefix(table, "rule_") {
-				what = "table is full; rules that do not fit are not counted"
-			}
 			d.log.Error(what, args...)
 		case nearlyFull:
 			d.log.Warn("table is nearly full", args...)

@@ -61,6 +61,9 @@ func newGrowth(o Options) *growth {
 
 // limit is how many entries a table may get, which is no less than what it has room for.
 func (d *Dataplane) limit(table string) int {
+	if table == flows && d.sweep.fixed.Load() {
+		return max(int(d.sweep.wanted.Load()), d.kernel.Capacity(table))
+	}
 	n := d.growth.limits[table]
 	if n == 0 {
 		n = 1 << bits.Len(uint(d.growth.memory/d.kernel.EntryBytes(table))) >> 1

@@ -176,7 +176,7 @@ func (d *Dataplane) tight() bool {
 // must not take all that of those that are still to be copied.
 func (d *Dataplane) flowsWanted() int {
 	capacity, wanted := d.kernel.Flows.Capacity(), int(d.sweep.wanted.Load())
-	if d.tight() && (!d.sweep.fixed.Load() || capacity < wanted) {
+	if d.tight() {
 		d.sweep.mu.Lock()
 		waiting := int(d.sweep.last.Waiting)
 		d.sweep.mu.Unlock()
