@@ -223,14 +223,7 @@ func (h *host) write(name, text string) string {
 // bird starts BIRD with protocols besides those that put what BGP learns into the kernel.
 func (h *host) bird(protocols string) {
 	h.t.Helper()
-	path := h.write("bird.conf", fmt.Sprintf(`
-log stderr { error, bug };
-router id %s;
-protocol device { scan time 1; }
-protocol direct { ipv4; ipv6; interface "eth0"; }
-protocol kernel { merge paths on; persist; ipv4 { import none; export where source = RTS_BGP; }; }
-protocol kernel { merge paths on; persist; ipv6 { import none; export where source = RTS_BGP; }; }
-`, h.address4(h.n))+protocols)
+	path := h.write("bird.conf", h.preamble()+protocols)
 	h.speak = h.command("bird", "-f", "-c", path, "-s", filepath.Join(h.dir, "bird.ctl"))
 	h.speak.Stderr = h.t.Output()
 	start(h.t, h.speak, 0)
@@ -238,6 +231,18 @@ protocol kernel { merge paths on; persist; ipv6 { import none; export where sour
 		_, err := os.Stat(filepath.Join(h.dir, "bird.ctl"))
 		return fmt.Sprint(err == nil)
 	})
+}
+
+// preamble is what all of BIRD's configurations begin with.
+func (h *host) preamble() string {
+	return fmt.Sprintf(`
+log stderr { error, bug };
+router id %s;
+protocol device { scan time 1; }
+protocol direct { ipv4; ipv6; interface "eth0"; }
+protocol kernel { merge paths on; persist; ipv4 { import none; export where source = RTS_BGP; }; }
+protocol kernel { merge paths on; persist; ipv6 { import none; export where source = RTS_BGP; }; }
+`, h.address4(h.n))
 }
 
 func (h *host) birdc(words ...string) string {

@@ -56,8 +56,7 @@ type Speaker struct {
 	// sessions are those that were wanted last, names what people call them.
 	sessions map[netip.Addr]session
 	names    map[netip.Addr]label
-	// lingers is since when sessions are kept that are no longer wanted; see linger.
-	lingers time.Time
+	lingers  lingering
 	// settled is set once the wanted state is known to be whole. Nothing starts
 	// before: a peer that kept our routes while we restarted drops those that
 	// it has not heard again by the time of our first End-of-RIB marker.
@@ -292,7 +291,7 @@ func (s *Speaker) stop(ctx context.Context) error {
 		return fmt.Errorf("bgp stop: %w", err)
 	}
 	s.running, s.paths, s.peers, s.table, s.policy = global{}, nil, nil, nil, nil
-	s.sessions, s.names, s.lingers = nil, nil, time.Time{}
+	s.sessions, s.names, s.lingers = nil, nil, lingering{}
 	s.watched.keepPeers(nil)
 	s.logger.Info("bgp speaker stopped")
 	return nil

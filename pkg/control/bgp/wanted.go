@@ -1,12 +1,15 @@
 package bgp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"time"
+
+	api "github.com/osrg/gobgp/v3/api"
 
 	"calico-xdp/pkg/control/desired"
 )
@@ -56,20 +59,22 @@ func (s *Speaker) wantedSessions(b *desired.BGP) map[netip.Addr]session {
 // lingerTime is how long sessions of the mesh may outlive it.
 const lingerTime = 30 * time.Second
 
-// linger returns the sessions of the mesh that stay although the mesh is over:
-// those that are up, while the sessions with other nodes that take its place are not.
+// lingering is when sessions that outlive the mesh began to, and since when all that
+// they have told is known from others too.
+type lingering struct{ since, covered time.Time }
+
+// linger returns the sessions of the mesh that stay although the mesh is over, where
+// sessions with other nodes take its place: those that are up, until every route they
+// have told has come from a session that stays, and a little longer, since the other
+// ends have to hear from elsewhere too.
 func (s *Speaker) linger(b *desired.BGP, sessions map[netip.Addr]session, names map[netip.Addr]label) map[netip.Addr]session {
-	waiting, now := b.Awaited, time.Now()
-	for address, l := range names {
+	replaced := b.Awaited
+	for _, l := range names {
 		if l.kind == desired.PeerMesh {
-			s.lingers = time.Time{}
+			s.lingers = lingering{}
 			return nil
 		}
-		state := s.watched.peer(address)
-		waiting = waiting || l.node && !state.settled(now)
-		if l.node && state.up && !state.settled(now) {
-			time.AfterFunc(settleTime, s.watched.signal)
-		}
+		replaced = replaced || l.node
 	}
 	kept := map[netip.Addr]session{}
 	for address, l := range s.names {
@@ -77,19 +82,48 @@ func (s *Speaker) linger(b *desired.BGP, sessions map[netip.Addr]session, names 
 			kept[address] = s.sessions[address]
 		}
 	}
-	if !waiting || len(kept) == 0 {
-		s.lingers = time.Time{}
+	if !replaced || len(kept) == 0 {
+		s.lingers = lingering{}
 		return nil
 	}
-	if s.lingers.IsZero() {
-		s.lingers = now
-		s.logger.Info("bgp sessions of the mesh stay until those that replace them are up", "sessions", len(kept), "at most", lingerTime)
+	now := time.Now()
+	if s.lingers.since.IsZero() {
+		s.lingers.since = now
+		s.logger.Info("bgp sessions of the mesh stay until others have told the same", "sessions", len(kept), "at_most", lingerTime)
 		time.AfterFunc(lingerTime, s.watched.signal)
 	}
-	if now.Sub(s.lingers) >= lingerTime {
+	switch {
+	case !s.covers(kept):
+		s.lingers.covered = time.Time{}
+		time.AfterFunc(time.Second, s.watched.signal)
+	case s.lingers.covered.IsZero():
+		s.lingers.covered = now
+		time.AfterFunc(settleTime, s.watched.signal)
+	}
+	done := !s.lingers.covered.IsZero() && now.Sub(s.lingers.covered) >= settleTime
+	if done || now.Sub(s.lingers.since) >= lingerTime {
 		return nil
 	}
 	return kept
+}
+
+// covers tells whether every prefix that the peers announce is announced by others.
+func (s *Speaker) covers(peers map[netip.Addr]session) bool {
+	covered := true
+	for _, unspecified := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		r := &api.ListPathRequest{TableType: api.TableType_GLOBAL, Family: familyOf(unspecified)}
+		err := s.library.ListPath(context.Background(), r, func(d *api.Destination) {
+			others := false
+			for _, p := range d.Paths {
+				from, err := netip.ParseAddr(p.GetNeighborIp())
+				_, going := peers[from]
+				others = others || err != nil || !going
+			}
+			covered = covered && (others || len(d.Paths) == 0)
+		})
+		covered = covered && err == nil
+	}
+	return covered
 }
 
 // Learning tells whether peers may still tell of routes that the last process of
