@@ -91,12 +91,13 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		return err
 	}
 
+	before, _ := filepath.Glob(filepath.Join(c.pinDir, "*")) // of an earlier daemon
 	plane, err := dataplane.New(dataplane.Options{PinDir: c.pinDir, XDP: c.xdp, Clsact: c.clsact}, log)
 	if err != nil {
 		return fmt.Errorf("dataplane: %w", err)
 	}
 	defer func() { err = errors.Join(err, plane.Close()) }()
-	speaker := bgp.New(bgp.Options{}, log)
+	speaker := bgp.New(bgp.Options{FirstStart: len(before) == 0}, log)
 	defer func() { err = errors.Join(err, speaker.Close()) }()
 
 	keeper := control.NewKeeper(startup, &control.Tunnels{Node: node, Store: client, Allocator: ipam.New(client)}, addresses, log)

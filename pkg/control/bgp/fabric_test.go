@@ -129,7 +129,7 @@ func (f *fabric) start(name string, n int) *ours {
 	}
 	o := &ours{fabric: f, name: name, input: desired.Input{Node: name}}
 	s := New(Options{ListenAddresses: []netip.Addr{f.address4(n), f.address6(n)}}, testLogger(f.t, name))
-	s.reflectorDeferral = 2
+	s.transitDeferral = 2
 	o.node = &node{Speaker: s, t: f.t}
 	f.t.Cleanup(func() {
 		if err := s.Close(); err != nil {

@@ -18,10 +18,11 @@ const (
 	// deferralTime is how long, in seconds, a restarted speaker holds its
 	// announcements to a peer back. RFC 4724 means it for speakers that pass on what
 	// they learned, which need to hear it first; a node tells of its own prefixes, so
-	// little is gained by waiting. A route reflector waits until its other clients
-	// are likely to be back: what it has not announced by then its peers drop.
-	deferralTime          = 1
-	reflectorDeferralTime = 10
+	// little is gained by waiting. Where it does pass on, as a route reflector or from
+	// the cluster to a router, it waits until its other peers are likely to be back:
+	// what it has not announced by then the peer drops.
+	deferralTime        = 1
+	transitDeferralTime = 10
 	// holdTime is BIRD's, and so Calico's; the lower of both ends' counts.
 	holdTime = 240
 	// connectRetry is the pause between connection attempts, in seconds; GoBGP
@@ -42,6 +43,9 @@ type session struct {
 	restartTime int    // seconds
 	hops        int    // 0: TTL security is off
 	allowOwnAS  int
+	// transit: the peer hears from us what others of our peers told. It matters after
+	// a restart only, so it is no reason to change a session.
+	transit bool
 }
 
 // sameAs compares a session that was read back with a wanted one.
@@ -49,6 +53,7 @@ func (s session) sameAs(want session) bool {
 	if !want.local.IsValid() {
 		s.local = want.local
 	}
+	s.transit = want.transit
 	return s == want
 }
 
@@ -59,8 +64,8 @@ type peerTable struct {
 	// self. It makes GoBGP say in its OPEN that forwarding went on meanwhile,
 	// without which they drop those just before they hear them again.
 	restarting bool
-	// reflectorDeferral is reflectorDeferralTime.
-	reflectorDeferral int
+	// transitDeferral is transitDeferralTime.
+	transitDeferral int
 	// standIn is no peer but see restart.go.
 	standIn netip.Addr
 }
@@ -171,8 +176,8 @@ func signaturesSupported() error {
 // neighbour is the GoBGP configuration of a session.
 func (t *peerTable) neighbour(address netip.Addr, w session) *api.Peer {
 	deferral := deferralTime
-	if w.cluster != "" {
-		deferral = t.reflectorDeferral
+	if w.transit {
+		deferral = t.transitDeferral
 	}
 	if w.restartTime == 0 {
 		w.restartTime = restartTime

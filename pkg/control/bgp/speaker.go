@@ -34,16 +34,19 @@ type Options struct {
 	// ListenAddresses are the addresses to accept sessions on. None: all
 	// addresses of the host.
 	ListenAddresses []netip.Addr
+	// FirstStart: no speaker has run on this host since it started, so peers hold no
+	// routes of ours that we would have to save.
+	FirstStart bool
 }
 
 // Speaker is the sink. Its methods may be called from any goroutine.
 type Speaker struct {
 	listenOn []netip.Addr // none: what the state says
 	logger   *slog.Logger
-	// reflectorDeferral is reflectorDeferralTime, less in tests.
-	reflectorDeferral int
-	diagnoses         time.Duration // how often sessions that are down are looked into
-	watched           *watched
+	// transitDeferral is transitDeferralTime, less in tests.
+	transitDeferral int
+	diagnoses       time.Duration // how often sessions that are down are looked into
+	watched         *watched
 
 	mu      sync.Mutex
 	library *server.BgpServer // created when first needed; outlives restarts
@@ -63,8 +66,8 @@ type Speaker struct {
 	settled   bool
 	applied   desired.Applied // what GoBGP has whole
 	unchanged bool            // nothing of ours has changed since, in this round
-	restarted bool            // the first sessions of this process have been added
-	started   time.Time       // when they were
+	restarted bool            // peers that are added from now on are new
+	started   time.Time       // when the first sessions were
 	closed    bool
 }
 
@@ -86,7 +89,7 @@ type label struct {
 // New returns a speaker that does nothing until it is told what to be.
 func New(o Options, logger *slog.Logger) *Speaker {
 	return &Speaker{logger: logger, watched: newWatched(logger), listenOn: o.ListenAddresses,
-		reflectorDeferral: reflectorDeferralTime, diagnoses: diagnosePeriod}
+		transitDeferral: transitDeferralTime, restarted: o.FirstStart, diagnoses: diagnosePeriod}
 }
 
 // Ensure starts the speaker and adds the prefixes and sessions that are
@@ -118,7 +121,7 @@ func (s *Speaker) ensure(ctx context.Context, b *desired.BGP) error {
 	err = errors.Join(err, s.policy.set(ctx, b))
 	sessions := s.wantedSessions(b)
 	s.watched.addPeers(sessions)
-	if !s.restarted {
+	if s.started.IsZero() {
 		s.started = time.Now()
 		time.AfterFunc(restartTime*time.Second, s.watched.signal) // Learning ends
 	}
@@ -159,7 +162,7 @@ func (s *Speaker) Prune(ctx context.Context, want *desired.State) error {
 	if pruned := errors.Join(s.paths.Prune(paths), s.peers.Prune(sessions)); pruned != nil {
 		return pruned
 	}
-	if err == nil && s.lingers.IsZero() && s.paths.Certain() && s.peers.Certain() {
+	if err == nil && s.lingers == (lingering{}) && s.paths.Certain() && s.peers.Certain() {
 		s.applied = desired.AppliedState(want)
 	}
 	return nil
@@ -246,7 +249,7 @@ func (s *Speaker) start(ctx context.Context, b *desired.BGP) error {
 		Name: "bgp paths", Logger: s.logger,
 		Equal: func(read, put netip.Addr) bool { return read == put },
 	})
-	s.table = &peerTable{library: s.library, restarting: !s.restarted, reflectorDeferral: s.reflectorDeferral}
+	s.table = &peerTable{library: s.library, restarting: !s.restarted, transitDeferral: s.transitDeferral}
 	s.peers = reconcile.TrackWith(s.table, reconcile.Options[session]{
 		Name: "bgp peers", Logger: s.logger, Equal: session.sameAs,
 	})

@@ -19,6 +19,10 @@ import (
 func wantedPeers(b *desired.BGP) (map[netip.Addr]session, map[netip.Addr]label) {
 	sessions := make(map[netip.Addr]session, len(b.Peers))
 	names := make(map[netip.Addr]label, len(b.Peers))
+	inside := false // there are peers whose routes go on to peers of other AS
+	for _, p := range b.Peers {
+		inside = inside || p.AS == b.AS
+	}
 	for _, name := range slices.Sorted(maps.Keys(b.Peers)) {
 		p := b.Peers[name]
 		address := p.Address.Unmap()
@@ -41,6 +45,7 @@ func wantedPeers(b *desired.BGP) (map[netip.Addr]session, map[netip.Addr]label) 
 		if p.Client {
 			w.cluster = b.ClusterID
 		}
+		w.transit = p.Client || w.as != w.localAS && inside
 		sessions[address], names[address] = w, label{name: name, kind: p.Kind, node: p.ClusterNode}
 	}
 	return sessions, names
@@ -132,7 +137,7 @@ func (s *Speaker) Learning() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.closed || s.settled && !s.restarted:
+	case s.closed || s.settled && s.started.IsZero():
 		return false // there is no speaker
 	case !s.settled:
 		return true
