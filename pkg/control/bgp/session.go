@@ -25,9 +25,10 @@ const (
 	transitDeferralTime = 10
 	// holdTime is BIRD's, and so Calico's; the lower of both ends' counts.
 	holdTime = 240
-	// connectRetry is the pause between connection attempts, in seconds; GoBGP
-	// adds up to as much again by chance.
-	connectRetry = 5
+	// connectRetry is the pause between connection attempts, in seconds, as Calico
+	// has it; GoBGP adds up to as much again by chance. An attempt may take a second
+	// less.
+	connectRetry = 3
 	// multihopTTL lets an external peer be behind a router, as Calico does.
 	multihopTTL = 64
 )

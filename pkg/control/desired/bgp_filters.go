@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"slices"
 
 	"calico-xdp/pkg/api"
 
@@ -164,5 +165,7 @@ func (r *bgpReader) leadingTo(pattern string, is6 bool) (*BGPInterface, error) {
 			}
 		}
 	}
+	slices.SortFunc(out.Nets, netip.Prefix.Compare)
+	slices.SortFunc(out.Own, netip.Prefix.Compare)
 	return out, nil
 }
