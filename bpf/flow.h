@@ -188,9 +188,21 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 		judge_transit(j, &p->key);
 		return 0;
 	}
-	if (tracked && flow->entered && host_ask(j, &p->key, flow->entered, DIRECTION_INGRESS)) {
-		flow_deny(flow, DROP_HOST_POLICY);
-		return 0;
+	/* A workload's interface has the host endpoint of all interfaces, but for what is the
+	 * host's own.
+	 */
+	if (tracked) {
+		flow->state |= FLOW_FORWARDED;
+		if (flow->slots[END(opener)]) {
+			flow->entered = INTERFACE_TUNNEL;
+			flow->state |= FLOW_UNTRANSLATED;
+			if (kind == ROUTE_HOST)
+				flow->state &= ~FLOW_FORWARDED;
+		}
+		if (flow->entered && host_ask(j, &p->key, flow->entered, DIRECTION_INGRESS)) {
+			flow_deny(flow, DROP_HOST_POLICY);
+			return 0;
+		}
 	}
 	if (flow->slots[END(opener)]) {
 		action = judge_ask(j, from->egress);
@@ -229,6 +241,8 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 	judge_staged(j, to->staged_ingress, 1, action);
 	if (action != RULE_ALLOW)
 		flow_deny(flow, DROP_INGRESS_POLICY);
+	else if (tracked && host_ask(j, &p->key, INTERFACE_TUNNEL, DIRECTION_EGRESS))
+		flow_deny(flow, DROP_HOST_POLICY);
 	return 0;
 }
 

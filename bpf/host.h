@@ -127,8 +127,11 @@ static __always_inline __u32 judge_ask(struct judging *j, __u32 base)
 {
 	__u32 verdict = policy_evaluate(base, j->source, j->destination, j->ports);
 
-	if (RULE_ACTION(verdict) != RULE_CONTINUE && RULE_NUMBER(verdict) && j->asked < FLOW_RULES)
-		j->flow.rules[j->asked++ & (FLOW_RULES - 1)] = RULE_NUMBER(verdict);
+	/* The last one stays, since it may be that which denied. */
+	if (RULE_ACTION(verdict) != RULE_CONTINUE && RULE_NUMBER(verdict)) {
+		j->asked = j->asked < FLOW_RULES ? j->asked + 1 : FLOW_RULES;
+		j->flow.rules[(j->asked - 1) & (FLOW_RULES - 1)] = RULE_NUMBER(verdict);
+	}
 	return RULE_ACTION(verdict);
 }
 
@@ -140,8 +143,8 @@ static __always_inline void host_spare(struct judging *j, __u32 asked)
 	j->asked = asked;
 }
 
-/* What the host endpoint of an interface says of the flow that is being judged, in the
- * direction in which it was opened. 0, or -1 for no.
+/* What the host endpoint of an interface, or of INTERFACE_TUNNEL, says of the flow that is
+ * being judged, in the direction in which it was opened. 0, or -1 for no.
  */
 __noinline int host_ask(struct judging *j, const struct flow_key *key, __u32 via, enum direction direction)
 {
@@ -165,13 +168,16 @@ __noinline int host_ask(struct judging *j, const struct flow_key *key, __u32 via
 			host_spare(j, asked);
 		}
 	}
-	if (!(j->flow.state & FLOW_TRANSIT) || j->flow.state & FLOW_FORWARDED) {
+	if (j->flow.state & FLOW_FORWARDED) {
 		base = direction == DIRECTION_INGRESS ? at->forward_ingress : at->forward_egress;
 		if (!base)
 			return 0;
 		action = judge_ask(j, base);
 		return action == RULE_ALLOW || action == RULE_CONTINUE ? 0 : -1;
 	}
+	/* From a workload to its host: its egress policy and the endpoint-to-host action. */
+	if (!(j->flow.state & FLOW_TRANSIT))
+		return 0;
 	action = judge_ask(j, direction == DIRECTION_INGRESS ? at->ingress : at->egress);
 	if (action == RULE_ALLOW)
 		return 0;

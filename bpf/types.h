@@ -90,7 +90,7 @@ struct endpoint {
 };
 
 /* The host endpoint of one of the host's own interfaces, by ifindex; that on all
- * interfaces stands under 0 too, for what comes out of or goes into a tunnel.
+ * interfaces stands under 0 too, for what comes out of or goes into a tunnel or a workload.
  * Members are rulesets as in struct endpoint. Only of the normal two 0 means to drop
  * all; else that the stage has no policies and the next one decides.
  */
@@ -169,14 +169,14 @@ enum flow_state {
 	FLOW_CLOSED_B = 32,
 	FLOW_HOST_OPENED = 64,	/* by the host itself: no policy of its workload applies */
 	FLOW_TRANSIT = 128,	/* no end is a local workload: the host's own, or forwarded */
-	FLOW_FORWARDED = 256,	/* of these: neither from nor to the host itself */
+	FLOW_FORWARDED = 256,	/* neither from nor to the host itself */
 	FLOW_UNTRANSLATED = 512, /* entered as it was sent: before any translation by the host */
 	FLOW_ANSWER = 1024,	/* opened by what only can be an answer: TCP with ACK */
 };
 
 #define FLOW_RULES 4
 
-/* In place of an interface: out of or into a tunnel. */
+/* In place of an interface: out of or into a tunnel or a workload. */
 #define INTERFACE_TUNNEL 0xffffffff
 
 /* A fragmented packet at one hook (RFC 791, RFC 8200, 4.5). */

@@ -151,6 +151,7 @@ func TestHostEndpoint(t *testing.T) {
 	}
 	stream := testbed.StartTCP(t, router, a.Namespace, netip.AddrPortFrom(a.IPv4.Addr(), 9000))
 	outward := testbed.StartTCP(t, a.Namespace, router, netip.AddrPortFrom(a.Gateway6, 9001))
+	shut := testbed.StartTCP(t, router, a.Namespace, netip.AddrPortFrom(a.IPv4.Addr(), 9002))
 	v4, v6 := a.IPv4.Addr(), a.IPv6.Addr()
 	all := func(from *testbed.Namespace, v4, v6 netip.Addr, want bool) []try {
 		var tries []try
@@ -228,12 +229,15 @@ func TestHostEndpoint(t *testing.T) {
 	// opened in.
 	goOn("older than the host endpoint", stream)
 	goOn("older than the host endpoint", outward)
+	stops("not allowed", shut)
 	c.apply(policy("Deny", "Allow"))
 	stops("denied", stream)
 	goOn("the other one is not", outward)
 	c.apply(policy("Allow", "Deny"))
 	goOn("allowed again", stream)
 	stops("denied", outward)
+	c.apply(policy("Allow", "Allow"))
+	goOn("allowed again", outward)
 
 	// With the daemon away and back: no packet is lost, nothing opens.
 	flood := testbed.StartFlood(t, router, a.Namespace, v4, testbed.FloodOptions{Protocol: "udp"})
@@ -243,10 +247,11 @@ func TestHostEndpoint(t *testing.T) {
 			t.Errorf("%s: %s", when, flood.Report())
 		}
 		goOn(when, stream)
-		stops(when, outward)
+		goOn(when, outward)
+		stops(when, shut)
 	}
 	kept("before")
-	for range 3 {
+	for range 2 {
 		a.daemon.Kill()
 		kept("killed")
 		a.restart()
@@ -261,8 +266,6 @@ func TestHostEndpoint(t *testing.T) {
 	if r := flood.Stop(); r.Lost != 0 || r.Refused != 0 {
 		t.Errorf("flood: %s", r)
 	}
-	c.apply(policy("Allow", "Allow"))
-	goOn("allowed again", outward)
 
 	// On all interfaces, the side one too, but where another one is. Loopback is free.
 	c.apply(hostEndpoint("all", a.name, "*", ""))
@@ -272,6 +275,7 @@ func TestHostEndpoint(t *testing.T) {
 	c.delete("hostendpoint", "uplink")
 	c.tryAll("all interfaces, the uplink too", append(in(false), out(false)...)...)
 	stops("all interfaces", stream)
+	stops("all interfaces", outward)
 	c.apply(hostEndpoint("all", a.name, "*", open))
 	c.tryAll("its profile allows all", append(append(in(true), out(true)...), all(router, side4, side6, true)...)...)
 	c.delete("hostendpoint", "all")
@@ -376,6 +380,18 @@ func TestHostEndpointForward(t *testing.T) {
 	c.apply(hostEndpoint("all", a.name, "*", "") + hostPolicy("all", `selector: host == 'all', applyOnForward: true, types: [Ingress, Egress],
  ingress: [{action: Deny, protocol: UDP, source: {selector: role == 'far'}}, {action: Allow}], egress: [{action: Deny, protocol: TCP, destination: {selector: role == 'far'}}, {action: Allow}]`))
 	c.tryAll("all interfaces", together(workloads("plain", yes, false, false, yes), workloads("vxlan", yes, false, false, yes), others(yes, yes, yes, yes), own(yes, yes, yes, yes))...)
+	// Workloads' interfaces are among them, for what is forwarded and before translation.
+	c.apply(hostPolicy("all", `selector: host == 'all', applyOnForward: true, types: [Ingress, Egress],
+ ingress: [{action: Deny, protocol: UDP, source: {selector: role == 'near'}}, {action: Allow}], egress: [{action: Deny, protocol: TCP, destination: {selector: role == 'beside', ports: [5432]}}, {action: Allow}]`) +
+		hostPolicy("before", `selector: host == 'all', preDNAT: true, applyOnForward: true, order: 1, types: [Ingress],
+ ingress: [{action: Deny, protocol: TCP, source: {selector: role == 'beside'}, destination: {ports: [80]}}]`))
+	c.tryAll("all interfaces, workloads'", together(workloads("plain", yes, yes, yes, false), workloads("vxlan", yes, yes, yes, false), []try{
+		{from: near["plain"].Namespace, to: beside.v4, port: 5432}, {from: near["plain"].Namespace, to: beside.v6, port: 80, udp: true},
+		{from: beside.Namespace, to: near["plain"].v4, port: 80}, {from: beside.Namespace, to: near["plain"].v6, port: 5432, want: true},
+		{from: beside.Namespace, to: a.IPv4.Addr(), port: 80}, {from: beside.Namespace, to: a.IPv4.Addr(), port: 5432, want: true},
+		{from: a.Namespace, to: beside.v4, port: 5432, want: true},
+	})...)
+	c.delete("globalnetworkpolicy", "before")
 	// Closed for the host's own: workloads reach it as endpoint-to-host action says.
 	c.apply(hostPolicy("all", "selector: host == 'all', types: [Ingress, Egress], ingress: [{action: Deny}], egress: [{action: Deny}]"))
 	for _, action := range []string{"Accept", "Return", "Drop"} {

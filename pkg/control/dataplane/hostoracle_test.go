@@ -18,8 +18,8 @@ import (
 )
 
 // TestHostEndpointsAgreeWithOracle is TestProgramsAgreeWithOracle for a host endpoint on
-// the interface, in all its stages: for what the host sends and receives, what it
-// forwards, and what goes to its workloads.
+// the interface and one on all of them, in all their stages: for what the host sends and
+// receives, what it forwards, and what goes to its workloads and comes from them.
 func TestHostEndpointsAgreeWithOracle(t *testing.T) {
 	d := unhooked(t)
 	host := testbed.NewHosts(t, 1).Hosts[0] // whose kernel forwards
@@ -35,8 +35,11 @@ func TestHostEndpointsAgreeWithOracle(t *testing.T) {
 		store := policytest.Stores().Draw(t, "store")
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 		endpoint := policytest.HostEndpoints().Draw(t, "host endpoint")
-		h := api.KeyOf(endpoint)
+		everywhere := policytest.HostEndpoints().Draw(t, "host endpoint on all interfaces")
+		everywhere.Name = "z-" + everywhere.Name
+		h, all := api.KeyOf(endpoint), api.KeyOf(everywhere)
 		store.Apply(api.Change{Key: h, Resource: endpoint})
+		store.Apply(api.Change{Key: all, Resource: everywhere})
 		tables := compiler.Compile(store, nil)
 		if _, ok := tables.HostEndpoints[h]; !ok {
 			t.Fatalf("%s is not compiled", h)
@@ -45,7 +48,7 @@ func TestHostEndpointsAgreeWithOracle(t *testing.T) {
 		for range rng.IntN(12) {
 			failsafe[randomFailsafe(rng)] = true
 		}
-		addresses, w := hosted(t, d, store, tables, h, failsafe)
+		addresses, w := hosted(t, d, store, tables, map[int]api.Key{loopback: h, desired.TunnelIndex: all}, failsafe)
 		oracle := policytest.NewOracle(store)
 		owner := make(map[netip.Addr]api.Key)
 		for key, e := range w.Endpoints {
@@ -66,8 +69,8 @@ func TestHostEndpointsAgreeWithOracle(t *testing.T) {
 				safe := isFailsafe(failsafe, false, p.Protocol, p.DestinationPort, p.Source)
 				answer := isFailsafe(failsafe, true, p.Protocol, p.SourcePort, p.Source)
 				want, untracked := judgeHost(oracle, h, "ingress", !toHost, safe, answer, p)
-				if to := owner[p.Destination]; to != (api.Key{}) && want == policy.Allow {
-					want = last(oracle.Judge(to, "ingress", p))
+				if want == policy.Allow {
+					want = delivered(oracle, owner[p.Destination], all, p)
 				}
 				if got := runAt(t, d, host.Do, loader.FromNetwork, loader.Context{}, p); got != want {
 					t.Fatalf("%s, in, %+v: the program says %d, the oracle %d", h, p, got, want)
@@ -80,6 +83,24 @@ func TestHostEndpointsAgreeWithOracle(t *testing.T) {
 					t.Fatalf("%s, in, %+v: the XDP program says %d, the oracle %d", h, p, got, untracked)
 				}
 				count("in", safe, answer)
+			}
+			if from := owner[p.Source]; from != (api.Key{}) {
+				safe := isFailsafe(failsafe, false, p.Protocol, p.DestinationPort, p.Source)
+				want := policy.Allow
+				switch a := last(oracle.JudgeHost(all, "preDNAT", "ingress", p)); {
+				case a == policy.Deny && !safe:
+					want = policy.Deny
+				case a != policy.Allow && !toHost && last(oracle.JudgeHost(all, "forward", "ingress", p)) == policy.Deny:
+					want = policy.Deny
+				case last(oracle.Judge(from, "egress", p)) != policy.Allow:
+					want = policy.Deny
+				default:
+					want = delivered(oracle, owner[p.Destination], all, p)
+				}
+				if got := runAt(t, d, host.Do, loader.FromWorkload, loader.Context{}, p); got != want {
+					t.Fatalf("%s, from a workload, %+v: the program says %d, the oracle %d", all, p, got, want)
+				}
+				count("from a workload", safe, false)
 			}
 			if owner[p.Source] == (api.Key{}) && owner[p.Destination] == (api.Key{}) && !toHost {
 				safe := isFailsafe(failsafe, true, p.Protocol, p.DestinationPort, p.Destination)
@@ -101,10 +122,10 @@ func TestHostEndpointsAgreeWithOracle(t *testing.T) {
 
 // hosted brings the resources into a dataplane with the host endpoint on the loopback
 // interface, where BPF_PROG_TEST_RUN is. It returns two addresses of the host.
-func hosted(t *rapid.T, d *Dataplane, store *api.Store, tables *policy.Tables, h api.Key, failsafe map[desired.FailsafePort]bool) ([]netip.Addr, *desired.Dataplane) {
+func hosted(t *rapid.T, d *Dataplane, store *api.Store, tables *policy.Tables, on map[int]api.Key, failsafe map[desired.FailsafePort]bool) ([]netip.Addr, *desired.Dataplane) {
 	w := desired.Dataplane{
 		Policy: tables, Endpoints: localEndpoints(store), ToHost: desired.ToHostReturn,
-		HostEndpoints: map[int]api.Key{loopback: h}, Failsafe: failsafe, Routes: make(map[netip.Prefix]desired.Route),
+		HostEndpoints: on, Failsafe: failsafe, Routes: make(map[netip.Prefix]desired.Route),
 	}
 	local := make(map[netip.Addr]bool)
 	for _, e := range w.Endpoints {
@@ -149,6 +170,21 @@ func isFailsafe(ports map[desired.FailsafePort]bool, egress bool, protocol uint8
 		}
 	}
 	return false
+}
+
+// delivered is what becomes of a packet where it goes, if that is a workload: its policy,
+// and that of the host endpoint on all interfaces.
+func delivered(o *policytest.Oracle, to, all api.Key, p policy.Packet) policy.Action {
+	if to == (api.Key{}) {
+		return policy.Allow
+	}
+	if a := last(o.Judge(to, "ingress", p)); a != policy.Allow {
+		return a
+	}
+	if a := last(o.JudgeHost(all, "forward", "egress", p)); a == policy.Deny {
+		return a
+	}
+	return policy.Allow
 }
 
 func last(steps []policytest.Step) policy.Action {
