@@ -44,8 +44,9 @@ func run(ctx context.Context, args []string) error {
 	return measure(ctx, args)
 }
 
-// parts are what a run is made of: paths by themselves, and real packets.
-var parts = []string{"micro", "macro"}
+// parts are what a run is made of: paths by themselves, real packets, the control
+// plane. A quick run has no time for the last one, if it is not asked for.
+func parts() []string { return []string{"micro", "macro", "control"} }
 
 // options are what the command line says of a run.
 type options struct {
@@ -56,6 +57,8 @@ type options struct {
 	out    string
 }
 
+func (o options) has(part string) bool { return slices.Contains(o.parts, part) }
+
 func parse(args []string) (options, error) {
 	var o options
 	f := flag.NewFlagSet("perf", flag.ContinueOnError)
@@ -64,7 +67,7 @@ func parse(args []string) (options, error) {
 		f.PrintDefaults()
 	}
 	f.BoolVar(&o.quick, "quick", false, "fewer scenarios and shorter: less than a minute")
-	part := f.String("part", strings.Join(parts, ","), "measure only these `parts`: "+strings.Join(parts, ", "))
+	part := f.String("part", "", "measure only these `parts`: some of "+strings.Join(parts(), ","))
 	f.StringVar(&o.format, "o", "table", "`format` of the results on standard output: table, json or markdown")
 	only := f.String("only", "", "measure only the scenarios whose names match this `regexp`; what --quick leaves out, too")
 	f.StringVar(&o.out, "out", "", "write results.json, report.md and charts into this `directory`")
@@ -80,10 +83,17 @@ func parse(args []string) (options, error) {
 	default:
 		return o, fmt.Errorf("format %q: want table, json or markdown", o.format)
 	}
-	o.parts = strings.Split(*part, ",")
+	switch {
+	case *part != "":
+		o.parts = strings.Split(*part, ",")
+	case o.quick:
+		o.parts = parts()[:2]
+	default:
+		o.parts = parts()
+	}
 	for _, p := range o.parts {
-		if !slices.Contains(parts, p) {
-			return o, fmt.Errorf("part %q: want some of %s", p, strings.Join(parts, ", "))
+		if !slices.Contains(parts(), p) {
+			return o, fmt.Errorf("part %q: want some of %s", p, strings.Join(parts(), ","))
 		}
 	}
 	var err error

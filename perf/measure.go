@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"time"
 
 	"calico-xdp/perf/bed"
@@ -44,6 +43,7 @@ func measure(ctx context.Context, args []string) error {
 		return err
 	}
 	wrong = append(wrong, measureMacro(ctx, o, &r, progress)...)
+	wrong = append(wrong, measureControl(ctx, o, &r, progress)...)
 	for _, err := range wrong {
 		r.Missing = append(r.Missing, err.Error())
 	}
@@ -73,7 +73,7 @@ func measure(ctx context.Context, args []string) error {
 }
 
 func measureMicro(ctx context.Context, o options, r *report.Report, progress func(string)) (wrong []error, err error) {
-	if !slices.Contains(o.parts, "micro") {
+	if !o.has("micro") {
 		return nil, nil
 	}
 	some := micro.Select(func(s micro.Scenario) bool {
@@ -99,7 +99,7 @@ func measureMicro(ctx context.Context, o options, r *report.Report, progress fun
 }
 
 func measureMacro(ctx context.Context, o options, r *report.Report, progress func(string)) []error {
-	if !slices.Contains(o.parts, "macro") {
+	if !o.has("macro") {
 		return nil
 	}
 	var some []macro.Scenario

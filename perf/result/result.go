@@ -43,7 +43,7 @@ func (r Result) Met() bool {
 // is better, and so are the units of time and cost.
 func (r Result) Better() int {
 	switch r.Unit {
-	case "", "ns", "us", "ms", "s", "MiB", "CPU s/Gbit", "CPU s/M":
+	case "", "ns", "us", "ms", "s", "MB", "CPU s/Gbit":
 		return -1
 	}
 	return 1
