@@ -60,10 +60,9 @@ static __always_inline void ipv4_outer(struct iphdr *ip, const struct settings *
 }
 
 static __always_inline void vxlan_tail_set(struct vxlan_tail *tail, const struct settings *now,
-					   const struct next_hop *hop, __u16 udp_length, __u32 hash, __be16 protocol)
+					   const struct next_hop *hop, __u16 udp_length, __be16 protocol)
 {
-	/* The source port spreads flows over the underlay's paths (RFC 7348, 5). */
-	tail->udp.source = bpf_htons(49152 | ((hash ^ hash >> 16) & 0x3fff));
+	tail->udp.source = hop->source_port;
 	tail->udp.dest = now->vxlan_port;
 	tail->udp.len = bpf_htons(udp_length);
 	tail->udp.check = 0;
@@ -78,7 +77,7 @@ static __always_inline void vxlan_tail_set(struct vxlan_tail *tail, const struct
 /* Pushes the outer header that hop asks for. 0, or why the packet is dropped. */
 __noinline int encap_push(struct __sk_buff *skb, const struct next_hop *hop, __u8 tos)
 {
-	__u32 zero = 0, inner = skb->len - ETH_HLEN, hash = 0;
+	__u32 zero = 0, inner = skb->len - ETH_HLEN;
 	struct settings *now = bpf_map_lookup_elem(&settings, &zero);
 	__be16 protocol = skb->protocol, dont_fragment = 0;
 	void *data, *end;
@@ -103,7 +102,6 @@ __noinline int encap_push(struct __sk_buff *skb, const struct next_hop *hop, __u
 		return 0;
 	}
 
-	hash = bpf_get_hash_recalc(skb);
 	ipv4 = address_is_ipv4(&hop->node);
 	if (ipv4) {
 		struct iphdr *ip;
@@ -118,7 +116,7 @@ __noinline int encap_push(struct __sk_buff *skb, const struct next_hop *hop, __u
 		ip = data;
 		if (data + VXLAN4_BYTES > end)
 			return DROP_ENCAP;
-		vxlan_tail_set((void *)(ip + 1), now, hop, inner + sizeof(struct vxlan_tail), hash, protocol);
+		vxlan_tail_set((void *)(ip + 1), now, hop, inner + sizeof(struct vxlan_tail), protocol);
 		ipv4_outer(ip, now, hop, IPPROTO_UDP, inner + VXLAN4_BYTES, tos, 0);
 	} else {
 		struct ipv6hdr *ip6;
@@ -133,7 +131,7 @@ __noinline int encap_push(struct __sk_buff *skb, const struct next_hop *hop, __u
 		ip6 = data;
 		if (data + VXLAN6_BYTES > end)
 			return DROP_ENCAP;
-		vxlan_tail_set((void *)(ip6 + 1), now, hop, inner + sizeof(struct vxlan_tail), hash, protocol);
+		vxlan_tail_set((void *)(ip6 + 1), now, hop, inner + sizeof(struct vxlan_tail), protocol);
 		*(__be32 *)ip6 = bpf_htonl(6 << 28 | (__u32)tos << 20);
 		ip6->payload_len = bpf_htons(inner + sizeof(struct vxlan_tail));
 		ip6->nexthdr = IPPROTO_UDP;

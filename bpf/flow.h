@@ -158,8 +158,13 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 	j->staged[0] = j->staged[1] = 0;
 	source = opener ? &p->key.b : &p->key.a;
 	destination = opener ? &p->key.a : &p->key.b;
-	flow->slots[END(opener)] = workload_slot(source);
-	flow->slots[OTHER_END(opener)] = workload_slot(destination);
+	if (j->to && p->sender == opener) {
+		flow->slots[END(opener)] = workload_slot(source);
+		flow->slots[OTHER_END(opener)] = j->to;
+	} else {
+		flow->slots[END(opener)] = j->to ? j->to : workload_slot(source);
+		flow->slots[OTHER_END(opener)] = workload_slot(destination);
+	}
 	from = endpoint_at(flow->slots[END(opener)]);
 	to = endpoint_at(flow->slots[OTHER_END(opener)]);
 	if (!from || !to || !now) {
@@ -174,6 +179,7 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 		__builtin_memset(&flow->next_hop, 0, sizeof(flow->next_hop));
 	else
 		kind = route_resolve(skb, flow->slots[END(opener)] ? destination : source, &flow->next_hop);
+	flow->next_hop.source_port = encap_source_port(&p->key);
 	if (flow->next_hop.forward >= FORWARD_NODE && !flow->next_hop.ifindex) {
 		flow_deny(flow, DROP_NO_NEXT_HOP);
 		return 0;
@@ -408,7 +414,7 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct j
 	if (!p || !j)
 		return DROP_MALFORMED;
 	flow = &j->flow;
-	known = flow_find(&p->key);
+	known = j->absent ? 0 : flow_find(&p->key);
 	if (!known)
 		known = flow_fetch(&p->key);
 	if (known) {
@@ -528,7 +534,7 @@ static __always_inline int flow_decide_known(struct __sk_buff *skb, const struct
  * is what flow_find found. via is as in struct judging.
  */
 static __always_inline enum reason flow_decide(struct __sk_buff *skb, const struct packet *p, struct flow **flow,
-					       enum hook hook, __u32 via)
+					       enum hook hook, __u32 via, __u32 to)
 {
 	struct judging *j;
 	int decided = -1;
@@ -541,6 +547,8 @@ static __always_inline enum reason flow_decide(struct __sk_buff *skb, const stru
 		if (!j)
 			return DROP_MALFORMED;
 		j->via = via;
+		j->to = to;
+		j->absent = !*flow;
 		*flow = &j->flow;
 		decided = flow_slow(skb, p, j, hook);
 	}

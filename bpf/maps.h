@@ -184,6 +184,8 @@ struct judging {
 	__u32 staged[2];	/* rules of the staged egress and ingress ruleset; 0: none asked */
 	__u32 differs;		/* bit 0, bit 1: that one would have judged otherwise */
 	__u32 via;		/* where the packet is: a host's interface or INTERFACE_TUNNEL */
+	__u32 to;		/* slot of the packet's destination where that is known already; 0: not */
+	__u32 absent;		/* the flow is not in the table in use */
 	__u32 pad;
 	struct next_hop away;	/* to_network: where its packet goes */
 };

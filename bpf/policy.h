@@ -188,8 +188,13 @@ static long search_step(__u32 i, struct search **searching)
 		if (s->e.from >= s->e.at + 64)
 			return 0;
 		s->e.bits = s->e.from > s->e.at ? ~0ULL << (s->e.from - s->e.at & 63) : ~0ULL;
-		for (int d = 0; d < DIMENSIONS; d++)
-			s->e.bits &= ruleset_word(s->first[d] + popcount(s->stored[d] & below));
+		/* Sources and destination ports tell most rules apart. */
+		s->e.bits &= ruleset_word(s->first[0] + popcount(s->stored[0] & below));
+		s->e.bits &= ruleset_word(s->first[3] + popcount(s->stored[3] & below));
+		if (!s->e.bits)
+			return 0;
+		s->e.bits &= ruleset_word(s->first[1] + popcount(s->stored[1] & below));
+		s->e.bits &= ruleset_word(s->first[2] + popcount(s->stored[2] & below));
 		return 0;
 	}
 	if (s->block >= s->rule_count)
@@ -205,6 +210,45 @@ static long search_step(__u32 i, struct search **searching)
 	return 0;
 }
 
+/* The search as far as the first rule that may match: the verdict if that decides, as it
+ * nearly always does, and 0 if the search has to be made in full.
+ */
+#define FIRST_BLOCKS 4
+
+static __always_inline int search_first(struct search *s)
+{
+#pragma clang loop unroll(disable)
+	for (__u32 block = 0; block < FIRST_BLOCKS; block++) {
+		__u64 all = ~0ULL, bits = ~0ULL, word, below;
+		__u32 at;
+
+		if (block * BLOCK_RULES >= s->rule_count)
+			return 0;
+		for (int d = 0; d < DIMENSIONS; d++) {
+			s->stored[d] = ruleset_word(s->vectors[d] + 2 * block);
+			all &= s->stored[d];
+		}
+		if (!all)
+			continue;
+		below = (all & -all) - 1;
+		at = block * BLOCK_RULES + popcount(below) * 64;
+		for (int d = 0; d < DIMENSIONS; d++)
+			bits &= ruleset_word(s->base + ruleset_word(s->vectors[d] + 2 * block + 1) +
+					     popcount(s->stored[d] & below));
+		if (!bits)
+			return 0;
+		word = ruleset_word(s->base + 2 + at + lowest_bit(bits));
+		switch (word & 0xff) {
+		case RULE_PASS:
+		case RULE_LOG:
+			return 0;
+		default:
+			return (word & 7) | word >> 32 << 3;
+		}
+	}
+	return 0;
+}
+
 /* Evaluates one ruleset. Returns what it says, RULE_ALLOW, RULE_DENY or RULE_CONTINUE,
  * and above that, see RULE_NUMBER, the number of the rule that says so. Whatever is out
  * of bounds denies. ports is source class << 16 | destination class. Log rules that are
@@ -216,6 +260,7 @@ __noinline int policy_evaluate(__u32 base, __u32 source, __u32 destination, __u3
 	__u32 rule_count, peers, port_count, vectors, zero = 0;
 	__u64 header, words[DIMENSIONS];
 	struct search *s;
+	int verdict;
 
 	if (!base)
 		return RULE_DENY;
@@ -247,13 +292,7 @@ __noinline int policy_evaluate(__u32 base, __u32 source, __u32 destination, __u3
 	s = bpf_map_lookup_elem(&searches, &zero);
 	if (!s)
 		return RULE_DENY;
-	s->e.bits = 0;
-	s->e.rules = base + 2;
-	s->e.from = 0;
-	s->e.verdict = RULE_DENY;
-	s->words = 0;
 	s->base = base;
-	s->block = 0;
 	s->rule_count = rule_count;
 	for (int d = 0; d < DIMENSIONS; d++) {
 		/* A class that no rule matches has no vector. */
@@ -261,6 +300,15 @@ __noinline int policy_evaluate(__u32 base, __u32 source, __u32 destination, __u3
 			return RULE_DENY;
 		s->vectors[d] = base + words[d];
 	}
+	verdict = search_first(s);
+	if (verdict)
+		return verdict;
+	s->e.bits = 0;
+	s->e.rules = base + 2;
+	s->e.from = 0;
+	s->e.verdict = RULE_DENY;
+	s->words = 0;
+	s->block = 0;
 	bpf_loop(2 * MAX_RULES, search_step, &s, 0);
 	return s->e.verdict;
 }

@@ -64,6 +64,16 @@ static __always_inline __u32 route_uplink(struct __sk_buff *skb, struct next_hop
 	return fib.ifindex;
 }
 
+/* VXLAN's source port spreads flows over the underlay's paths (RFC 7348, 5). */
+static __always_inline __be16 encap_source_port(const struct flow_key *key)
+{
+	__u64 hash = ADDRESS_LO(&key->a) ^ ADDRESS_LO(&key->b) << 1 ^ ADDRESS_HI(&key->a) ^ ADDRESS_HI(&key->b) << 1;
+
+	hash ^= (__u64)key->a_port << 32 ^ (__u64)key->b_port << 16 ^ key->protocol;
+	hash *= 0x9e3779b97f4a7c15;
+	return bpf_htons(49152 | hash >> 50);
+}
+
 /* Fills the next hop towards addr. Returns the kind of route, 0 for none; the next
  * hop then is the host's stack.
  */

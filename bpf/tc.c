@@ -142,7 +142,7 @@ static __always_inline enum reason decide_from_workload(struct __sk_buff *skb, s
 		return parsed_drop(parsed);
 	}
 	flow = flow_find(&p->key);
-	reason = flow_decide(skb, p, &flow, HOOK_FROM_WORKLOAD, 0);
+	reason = flow_decide(skb, p, &flow, HOOK_FROM_WORKLOAD, 0, 0);
 	if (reason)
 		return reason;
 	if (flow->slots[OTHER_END(p->sender)])
@@ -184,7 +184,7 @@ static __always_inline enum reason decide_to_workload(struct __sk_buff *skb, str
 	if (p->icmp_error && !skb->ingress_ifindex)
 		return PASS_TO_WORKLOAD;
 	flow = flow_find(&p->key);
-	reason = flow_decide(skb, p, &flow, HOOK_TO_WORKLOAD, 0);
+	reason = flow_decide(skb, p, &flow, HOOK_TO_WORKLOAD, 0, 0);
 	return reason ? reason : PASS_TO_WORKLOAD;
 }
 
@@ -229,7 +229,7 @@ __noinline int network_parse(struct __sk_buff *skb, struct packet *p)
 
 static __always_inline enum reason decide_from_network(struct __sk_buff *skb, struct packet *p, int *action)
 {
-	__u32 via = skb->ifindex, policies = host_policies();
+	__u32 via = skb->ifindex, to = 0, policies = host_policies();
 	struct address *destination;
 	struct flow *flow;
 	enum reason reason;
@@ -261,14 +261,16 @@ static __always_inline enum reason decide_from_network(struct __sk_buff *skb, st
 		}
 	}
 	flow = flow_find(&p->key);
-	if (!flow && !workload_slot(destination)) {
+	if (!flow)
+		to = workload_slot(destination);
+	if (!flow && !to) {
 		if (!(policies & HOST_POLICY_TRACKED) || !host_endpoint_at(via))
 			return PASS_NOT_OURS;
 		/* The kernel looks up the socket that an error quotes. */
 		if (p->icmp_error)
 			return PASS_TO_HOST;
 	}
-	reason = flow_decide(skb, p, &flow, HOOK_FROM_NETWORK, via);
+	reason = flow_decide(skb, p, &flow, HOOK_FROM_NETWORK, via, to);
 	if (reason)
 		return reason;
 	if (flow->state & FLOW_TRANSIT)
@@ -310,7 +312,7 @@ static __always_inline enum reason host_egress(struct __sk_buff *skb, const stru
 	flow = flow_find(&p->key);
 	if (!flow && !host_endpoint_at(via))
 		return 0;
-	return flow_decide(skb, p, &flow, HOOK_TO_NETWORK, via);
+	return flow_decide(skb, p, &flow, HOOK_TO_NETWORK, via, 0);
 }
 
 /* Where a packet of the host's goes, if to a workload of another node: enum forward; 0 if not,
@@ -328,6 +330,7 @@ __noinline int away(const struct packet *p, struct judging *j)
 		return 0;
 	address_copy(&j->away.node, &route->node);
 	j->away.forward = route->forward;
+	j->away.source_port = encap_source_port(&p->key);
 	if (route->forward == FORWARD_VXLAN) {
 		peer = bpf_map_lookup_elem(&peers, &j->away.node);
 		if (!peer)
@@ -418,6 +421,7 @@ static __always_inline enum reason explain_packet(struct __sk_buff *skb, struct 
 		}
 	}
 	j->via = via;
+	j->to = 0;
 	flow_passes(skb, j, p, hook);
 	flow_judge(skb, p, j, hook);
 	reason = flow_check_source(skb, &j->flow, p, hook);

@@ -150,7 +150,7 @@ struct next_hop {
 	__u8 forward;		/* enum forward */
 	__u8 pad;
 	__u16 mtu;		/* of the way to the node, outer header included; 0: not known */
-	__u16 pad_end;
+	__be16 source_port;	/* VXLAN: of the outer header */
 };
 
 /* What a router has said of the way to a node. */

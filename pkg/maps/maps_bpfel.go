@@ -231,19 +231,21 @@ type bpfJudging struct {
 	Staged      [2]uint32
 	Differs     uint32
 	Via         uint32
+	To          uint32
+	Absent      uint32
 	Pad         uint32
 	Away        bpfNextHop
 }
 
 type bpfNextHop struct {
-	_       structs.HostLayout
-	Node    bpfAddress
-	Ifindex uint32
-	Mac     [6]uint8
-	Forward uint8
-	Pad     uint8
-	Mtu     uint16
-	PadEnd  uint16
+	_          structs.HostLayout
+	Node       bpfAddress
+	Ifindex    uint32
+	Mac        [6]uint8
+	Forward    uint8
+	Pad        uint8
+	Mtu        uint16
+	SourcePort uint16
 }
 
 type bpfPathMtu struct {
