@@ -364,12 +364,16 @@ func (c *classifier) bridge(t *policy.Tables, ports []kernel.PortClass) error {
 }
 
 // left is called when every endpoint has switched: what they have left is freed
-// after the grace period.
-func (c *classifier) left(now time.Time) {
-	for _, r := range c.leaving {
+// after the grace period. What is used still, by an endpoint that is about to be removed,
+// stays until another time.
+func (c *classifier) left(used []uint32, now time.Time) {
+	c.leaving = slices.DeleteFunc(c.leaving, func(r *ruleset) bool {
+		if slices.Contains(used, uint32(r.base)) {
+			return false
+		}
 		c.extents.retire(r, now)
-	}
-	c.leaving = nil
+		return true
+	})
 	c.rules.settle()
 }
 

@@ -213,7 +213,7 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 	placed := note("policy", err)
 	d.endpoints.ensure(w, rulesets, failing)
 	if note("host endpoints", d.hosts.Ensure(hostEndpointsOf(w, rulesets, failing))) && placed {
-		d.classifier.left(now)
+		note("rulesets", d.left(now))
 	}
 	if !d.changes.sameLocal {
 		slots := d.endpoints.addresses(w)
@@ -231,6 +231,20 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 	err = partly(errs, failing, full)
 	d.changes.ensured = err == nil
 	return err
+}
+
+// left has the rulesets freed that no endpoint has any more.
+func (d *Dataplane) left(now time.Time) error {
+	var used []uint32
+	if len(d.classifier.leaving) > 0 {
+		ofHosts, err := hostRulesets(d.kernel.HostEndpoints)
+		if err != nil {
+			return err
+		}
+		used = append(d.endpoints.used(), ofHosts...)
+	}
+	d.classifier.left(used, now)
+	return nil
 }
 
 // partly is what Ensure returns: where there are errors of the whole, it is not said of

@@ -32,14 +32,19 @@ func (e *endpoints) load() (used []uint32, err error) {
 	if e.records, err = e.table.Load(); err != nil {
 		return nil, err
 	}
+	return e.used(), nil
+}
+
+// used are the rulesets that records refer to.
+func (e *endpoints) used() (bases []uint32) {
 	for _, r := range e.records {
 		for _, base := range []uint32{r.Egress, r.Ingress, r.StagedEgress, r.StagedIngress} {
 			if base != 0 {
-				used = append(used, base)
+				bases = append(bases, base)
 			}
 		}
 	}
-	return used, nil
+	return bases
 }
 
 // free finds slots for endpoints that have none.

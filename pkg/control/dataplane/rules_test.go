@@ -501,6 +501,43 @@ func TestNumbersGrow(t *testing.T) {
 	numbersAgree(t, l.Dataplane, l.compiler.Compile(l.store, nil))
 }
 
+// The rulesets of an endpoint that is not wanted any more stay until it is removed: a
+// round can end before that.
+func TestRulesetsStayAsLongAsTheyAreUsed(t *testing.T) {
+	l := newLedger(t, ports("default.z", 5))
+	s := l.endpoints.slots[api.Key{Kind: api.KindWorkloadEndpoint, Namespace: "blue", Name: "b"}]
+	base := int(l.endpoints.records[s].Ingress)
+	freed := func() bool {
+		return slices.ContainsFunc(l.classifier.extents.free, func(e extent) bool { return e.base <= base && base < e.base+e.size })
+	}
+	l.store.Apply(api.Change{Key: api.Key{Kind: api.KindWorkloadEndpoint, Namespace: "blue", Name: "b"}})
+	ensure := func() *desired.State {
+		t.Helper()
+		state := &desired.State{Dataplane: desired.Dataplane{Policy: l.compiler.Compile(l.store, nil), Endpoints: localEndpoints(l.store)}}
+		pretendAttached(l.Dataplane, state)
+		if err := l.Ensure(t.Context(), state); err != nil {
+			t.Fatal(err)
+		}
+		return state
+	}
+	for range 4 {
+		ensure()
+		time.Sleep(grace)
+	}
+	if int(l.endpoints.records[s].Ingress) != base || freed() {
+		t.Fatalf("the endpoint's ruleset is freed, and it has it still: %+v", l.endpoints.records[s])
+	}
+	if err := l.Prune(t.Context(), ensure()); err != nil {
+		t.Fatal(err)
+	}
+	ensure()
+	time.Sleep(grace)
+	ensure()
+	if !freed() {
+		t.Error("the ruleset stays although nobody has it")
+	}
+}
+
 // Policies whose names are too long for the table are told apart, after a restart too.
 func TestRulesWithLongNames(t *testing.T) {
 	long := "default." + strings.Repeat("n", 230)
