@@ -29,7 +29,7 @@ func report(b *testing.B, run func(Options) []Figure) {
 
 func BenchmarkPolicyFlip(b *testing.B) {
 	for _, rules := range []int{10, 10_000} {
-		report(b, func(o Options) []Figure { return PolicyFlip(b, o, rules, 1000) })
+		report(b, func(o Options) []Figure { return PolicyFlip(b, o, rules, 200) })
 	}
 }
 
@@ -38,7 +38,7 @@ func BenchmarkRuleEdit(b *testing.B) {
 }
 
 func BenchmarkLargeCluster(b *testing.B) {
-	report(b, func(o Options) []Figure { return LargeCluster(b, o, 1000, 100, 1000, 250, 300) })
+	report(b, func(o Options) []Figure { return LargeCluster(b, o, 1000, 100, 1000, 250, 60) })
 }
 
 func BenchmarkBurst(b *testing.B) {

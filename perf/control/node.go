@@ -3,6 +3,9 @@ package control
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -34,6 +37,7 @@ type node struct {
 	dir    string
 	pins   string
 	daemon *testbed.Process
+	starts int
 }
 
 // newNode makes a host without a running daemon.
@@ -71,6 +75,10 @@ func (n *node) start() time.Duration {
 		"ETCD_ENDPOINTS="+n.etcd.Endpoint(), "FELIX_DEBUGPORT=6060")
 	begin := time.Now()
 	n.daemon = n.StartCmd(n.T, cmd)
+	if n.Profiles != "" {
+		n.starts++
+		go n.fetch(fmt.Sprintf("start-%d.cpu", n.starts), "profile?seconds=15")
+	}
 	for {
 		s, err := n.api().Status(context.Background())
 		if err == nil && s.InSync {
@@ -153,19 +161,12 @@ func (n *node) profiled(name string, limit time.Duration, do func()) {
 		do()
 		return
 	}
-	done := make(chan string)
-	go func() {
-		out, err := n.Run("curl", "-s", "-o", filepath.Join(n.Profiles, name+".cpu"),
-			fmt.Sprintf("http://127.0.0.1:6060/debug/pprof/profile?seconds=%d", int(limit.Seconds())))
-		if err != nil {
-			out += err.Error()
-		}
-		done <- out
-	}()
+	done := make(chan error)
+	go func() { done <- n.fetch(name+".cpu", fmt.Sprintf("profile?seconds=%d", int(limit.Seconds()))) }()
 	time.Sleep(200 * time.Millisecond)
 	do()
-	if out := <-done; out != "" {
-		n.Logf("profile: %s", out)
+	if err := <-done; err != nil {
+		n.Logf("profile: %v", err)
 	}
 }
 
@@ -173,8 +174,33 @@ func (n *node) profiled(name string, limit time.Duration, do func()) {
 func (n *node) heap(name string) {
 	n.Helper()
 	if n.Profiles != "" {
-		n.MustRun(n.T, "curl", "-s", "-o", filepath.Join(n.Profiles, name+".heap"), "http://127.0.0.1:6060/debug/pprof/heap?gc=1")
+		n.must(n.fetch(name+".heap", "heap?gc=1"))
 	}
+}
+
+// fetch writes what the daemon says under /debug/pprof/ into a file.
+func (n *node) fetch(file, what string) error {
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(_ context.Context, network, address string) (net.Conn, error) { return n.Dial(network, address) },
+	}}
+	var r *http.Response
+	var err error
+	for range 100 { // it may have started just now
+		if r, err = client.Get("http://127.0.0.1:6060/debug/pprof/" + what); err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(n.Profiles, file), data, 0o644)
 }
 
 // put writes a resource, defaulted, as Calico's tools do.

@@ -1,6 +1,7 @@
 package macro
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -78,10 +79,16 @@ func (r *Run) connecting(t testbed.T, s *site, src netip.Addr, port uint16) samp
 		made, begin := 0, time.Now()
 		err := s.world.Do(func() error {
 			for time.Since(begin) < r.Sample {
-				if err := connectOnce(from, to); err != nil {
+				switch err := connectOnce(from, to); err {
+				case nil:
+					made++
+				case unix.EINPROGRESS: // nobody has answered in time
+				default:
 					return fmt.Errorf("connection %d: %w", made+1, err)
 				}
-				made++
+			}
+			if made == 0 {
+				return errors.New("nobody answers")
 			}
 			return nil
 		})
@@ -106,12 +113,14 @@ func connectOnce(from, to *unix.SockaddrInet4) error {
 		return err
 	}
 	defer unix.Close(fd)
-	// A reset leaves no port waiting; and the port is chosen once the far end is known.
-	for _, option := range []struct{ level, name, value int }{{unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1}} {
-		if err := unix.SetsockoptInt(fd, option.level, option.name, option.value); err != nil {
-			return err
-		}
+	// The port is chosen once the far end is known.
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+		return err
 	}
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Usec: 100_000}); err != nil {
+		return err
+	}
+	// A reset leaves no port waiting.
 	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
 		return err
 	}

@@ -53,6 +53,8 @@ func missing(commands []string) []string {
 // load runs scripts on the host.
 func (s *site) load(t testbed.T, scripts []script) {
 	t.Helper()
+	// What is over makes room for what comes.
+	s.host.Sysctl(t, "net.netfilter.nf_conntrack_tcp_timeout_close", "1")
 	for _, sc := range scripts {
 		cmd := exec.Command(sc.command[0], sc.command[1:]...)
 		cmd.Stdin = strings.NewReader(sc.input)
