@@ -418,9 +418,20 @@ func TestTraffic(t *testing.T) {
 		{Source: "blue/w0", Destination: "db-1", Protocol: "udp", Port: 53}, {Source: "blue/w0", Destination: "db-1", Protocol: "udp", Port: 53, SourcePort: 5},
 		{Source: "db-1", Destination: "blue/w0", Protocol: "udp", Port: 5, SourcePort: 53}, // its answer
 	} {
-		if w, err := s.Why(t.Context(), q); err != nil || len(w.Flows) != 1 || w.Flows[0].Source.Name != "w0" || w.Flows[0].Source.Port != 5 {
+		if w, err := s.Why(t.Context(), q); err != nil || len(w.Flows) != 1 || w.Flows[0].Outdated || w.Flows[0].Source.Name != "w0" || w.Flows[0].Source.Port != 5 {
 			t.Errorf("%+v: flows %+v, %v", q, w.Flows, err)
 		}
+	}
+	put(store, globalPolicy("default", "early", 10, "db", v3.Rule{Action: "Deny"}))
+	s.take(t, store)
+	w, err := s.Why(t.Context(), nodeapi.WhyQuestion{Source: "blue/w0", Destination: "db-1", Protocol: "udp", Port: 53, SourcePort: 5})
+	if err != nil || w.Verdict != nodeapi.VerdictDeny || len(w.Flows) != 1 || w.Flows[0].Verdict != nodeapi.VerdictAllow || !w.Flows[0].Outdated {
+		t.Errorf("%+v, %v", w, err)
+	}
+	s.send(t, packet("10.0.0.2").UDP(5, 53))
+	if w, err = s.Why(t.Context(), nodeapi.WhyQuestion{Source: "blue/w0", Destination: "db-1", Protocol: "udp", Port: 53, SourcePort: 5}); err != nil ||
+		len(w.Flows) != 1 || w.Flows[0].Verdict != nodeapi.VerdictDeny || w.Flows[0].Reason != "drop_ingress_policy" || w.Flows[0].Outdated {
+		t.Errorf("after another packet: %+v, %v", w.Flows, err)
 	}
 	tables, err := s.Tables(t.Context())
 	if err != nil || !slices.ContainsFunc(tables, func(x nodeapi.Table) bool { return x.Name == "workloads" && x.Entries == 4 && x.Capacity > 4 }) {

@@ -202,7 +202,7 @@ func (a *Answers) only(ctx context.Context, name string) (*place, error) {
 func wireFlow(f dataplane.Flow, source, destination nodeapi.End) nodeapi.Flow {
 	out := nodeapi.Flow{
 		Protocol: api.ProtocolName(f.Packet.Protocol), Source: source, Destination: destination,
-		State: string(f.State), Verdict: nodeapi.VerdictAllow, Reason: f.Reason, Idle: f.Idle.Seconds(), Path: forwardName(f),
+		State: string(f.State), Verdict: nodeapi.VerdictAllow, Reason: f.Reason, Idle: f.Idle.Seconds(), Outdated: f.Outdated, Path: forwardName(f),
 	}
 	if f.Reason != "" {
 		out.Verdict = nodeapi.VerdictDeny

@@ -45,8 +45,7 @@ type Why struct {
 	Hooks []string `json:"hooks,omitempty"`
 	// Stages are the policies that are asked, in the order in which they are.
 	Stages []Stage `json:"stages"`
-	// Flows are those of the same addresses and ports that the node knows already:
-	// packets of theirs are judged as their first packet was.
+	// Flows are those of the same addresses and ports that the node knows already.
 	Flows []Flow   `json:"flows,omitempty"`
 	Notes []string `json:"notes,omitempty"`
 }
@@ -231,5 +230,8 @@ type Flow struct {
 	Reason      string  `json:"reason,omitempty"`
 	Rules       []Rule  `json:"rules,omitempty"` // that judged it
 	Path        string  `json:"path,omitempty"`
-	Idle        float64 `json:"idleSeconds"` // since its last packet
+	// Outdated says that policy, or something else that it was judged by, has changed
+	// since: its next packet has it judged again.
+	Outdated bool    `json:"outdated,omitempty"`
+	Idle     float64 `json:"idleSeconds"` // since its last packet
 }

@@ -197,7 +197,7 @@ func TestWhy(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	known := regexp.MustCompile(`Such flows are there already; their packets are judged as the first one was:
+	known := regexp.MustCompile(`Such flows are there already\. .*
 (?:  .*\n)*  TCP ` + conn.LocalAddr().String() + ` -> ` + conn.RemoteAddr().String() + `: \w+, allowed by .*GlobalNetworkPolicy db ingress\[0\], `)
 	var out string
 	if !c.eventually(func() bool {

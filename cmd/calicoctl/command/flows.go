@@ -26,9 +26,10 @@ whether it is allowed, and the rule that said so last.
   established  both ends have spoken
   closing      one end has closed it
 
-A flow that was allowed and no longer is stays as denied: its packets are dropped in
-both directions. What never was allowed leaves no flow; 'calicoctl observe --drops'
-shows it. The order is that of the kernel's tables: none.`,
+When policy changes, a flow is judged again with its next packet; until then -o wide
+calls it outdated. A flow that was allowed and no longer is stays as denied: its
+packets are dropped in both directions. What never was allowed leaves no flow;
+'calicoctl observe --drops' shows it. The order is that of the kernel's tables: none.`,
 		Example: `  # The connections of one pod.
   calicoctl flows --endpoint shop/web
 
@@ -89,6 +90,9 @@ func (q *asking) flows(ctx context.Context, filter nodeapi.FlowFilter) error {
 			if f.Reason != "" {
 				verdict += " (" + f.Reason + ")"
 			}
+			if f.Outdated {
+				verdict += ", outdated"
+			}
 			row = []string{protocol, f.Source.String(), endAddress(f.Source), f.Destination.String(), endAddress(f.Destination),
 				f.State, verdict, idle(f.Idle), f.Path, ruleList(f.Rules)}
 		}
@@ -119,6 +123,9 @@ func flowLine(f nodeapi.Flow) string {
 		icmpText(f.ICMPType, f.ICMPCode), f.State, verdict)
 	if len(f.Rules) > 0 {
 		text += " by " + ruleList(f.Rules)
+	}
+	if f.Outdated {
+		text += " before policy changed"
 	}
 	if d := idle(f.Idle); d != "now" {
 		return text + ", silent for " + d

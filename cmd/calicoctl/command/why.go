@@ -129,7 +129,7 @@ func writeWhy(out io.Writer, w nodeapi.Why) error {
 		writeStage(&b, s)
 	}
 	if len(w.Flows) > 0 {
-		b.WriteString("\nSuch flows are there already; their packets are judged as the first one was:\n")
+		b.WriteString("\nSuch flows are there already. A flow is judged by its first packet, and again when policy has changed:\n")
 		for _, f := range w.Flows {
 			fmt.Fprintf(&b, "  %s\n", flowLine(f))
 		}

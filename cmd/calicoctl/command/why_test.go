@@ -94,6 +94,8 @@ func deniedWhy() nodeapi.Why {
 	flow := nodeapi.Flow{Protocol: "TCP", Source: webEnd, Destination: local, State: "established", Verdict: nodeapi.VerdictAllow,
 		Rules: []nodeapi.Rule{egressRule, nearRule}, Idle: 12.3}
 	flow.Source.Port, flow.Destination.Port = 4000, 80
+	old := flow
+	old.Outdated, old.Idle, old.Rules, old.Source.Port = true, 0.1, old.Rules[:1], 4001
 	return nodeapi.Why{
 		Node: "a", Source: webEnd, Destination: local, Verdict: nodeapi.VerdictDeny, Reason: "drop_ingress_policy",
 		Packet:      nodeapi.Packet{Protocol: "TCP", Source: webEnd.Address, Destination: local.Address, SourcePort: 49152, DestinationPort: 80, AnySourcePort: true},
@@ -114,7 +116,7 @@ func deniedWhy() nodeapi.Why {
 				}}},
 				Staged: &nodeapi.StagedVerdict{Verdict: nodeapi.VerdictAllow, Rule: stagedRule}},
 		},
-		Flows: []nodeapi.Flow{flow},
+		Flows: []nodeapi.Flow{flow, old},
 		Notes: []string{"One.", "Two."},
 	}
 }
@@ -256,7 +258,7 @@ func testFlows() []nodeapi.Flow {
 		{Protocol: "TCP", Source: at(webEnd, 4000), Destination: at(dbEnd, 5432), State: "established", Verdict: nodeapi.VerdictAllow,
 			Rules: []nodeapi.Rule{egressRule}, Path: "ipip", Idle: 0.2},
 		{Protocol: "UDP", Source: at(farEnd, 999), Destination: at(webEnd, 53), State: "new", Verdict: nodeapi.VerdictDeny, Reason: "drop_ingress_policy",
-			Rules: []nodeapi.Rule{tierEnd}, Path: "stack", Idle: 61},
+			Rules: []nodeapi.Rule{tierEnd}, Path: "stack", Idle: 61, Outdated: true},
 		{Protocol: "ICMP", Source: webEnd, Destination: hostEnd, State: "answered", Verdict: nodeapi.VerdictAllow, ICMPType: pointer(8), ICMPCode: pointer(0),
 			Path: "host", Idle: 3},
 	}

@@ -21,6 +21,9 @@ type Flow struct {
 	Local   [2]bool
 	NextHop NextHop       // towards the end that is not local
 	Idle    time.Duration // since its last packet, as far as known
+	// Outdated says that something has changed since it was judged: its next packet has
+	// it judged again.
+	Outdated bool
 }
 
 // FlowState is how far a flow has come.
@@ -39,15 +42,14 @@ var errEnough = errors.New("enough")
 // Flows calls yield with all flows, in no order, until it returns false. Packets go on
 // meanwhile: a flow that comes, goes or is confirmed may be left out.
 func (d *Dataplane) Flows(yield func(Flow) bool) error {
-	now, err := d.jiffies()
+	at, err := d.flowTime()
 	if err != nil {
 		return err
 	}
-	hz := d.sweep.hz.Load()
 	for _, table := range []kernel.Table[kernel.FlowKey, kernel.Flow]{d.kernel.Flows, d.kernel.NewFlows} {
 		err := table.Each(func(keys []kernel.FlowKey, flows []kernel.Flow) error {
 			for i := range keys {
-				if !yield(d.flow(&keys[i], &flows[i], now, hz)) {
+				if !yield(d.flow(&keys[i], &flows[i], at)) {
 					return errEnough
 				}
 			}
@@ -75,13 +77,39 @@ func (d *Dataplane) FlowOf(p policy.Packet) (Flow, bool, error) {
 		if !ok {
 			continue
 		}
-		now, err := d.jiffies()
-		return d.flow(&key, &flow, now, d.sweep.hz.Load()), true, err
+		at, err := d.flowTime()
+		return d.flow(&key, &flow, at), true, err
 	}
 	return Flow{}, false, nil
 }
 
-func (d *Dataplane) flow(key *kernel.FlowKey, raw *kernel.Flow, now uint64, hz uint64) Flow {
+// flowTime is the moment that flows are looked at.
+type flowTime struct {
+	now, hz     uint64            // jiffies, and how many are a second; 0: not known
+	generations map[uint32]uint32 // of endpoints that were looked up, by slot
+}
+
+func (d *Dataplane) flowTime() (at flowTime, err error) {
+	// The clock is the programs'.
+	x, err := d.Explain(Question{Packet: policy.Packet{Source: netip.IPv4Unspecified(), Destination: netip.IPv4Unspecified()}})
+	return flowTime{now: x.now, hz: d.sweep.hz.Load(), generations: make(map[uint32]uint32)}, err
+}
+
+// generation is that of an endpoint.
+func (d *Dataplane) generation(slot uint32, at flowTime) uint32 {
+	g, known := at.generations[slot]
+	if !known {
+		e, _, err := d.kernel.Endpoints.Get(slot)
+		if err != nil {
+			return 0 // a slot that the table does not have: its flows are judged again
+		}
+		g = e.Generation
+		at.generations[slot] = g
+	}
+	return g
+}
+
+func (d *Dataplane) flow(key *kernel.FlowKey, raw *kernel.Flow, at flowTime) Flow {
 	f := Flow{
 		Packet: policy.Packet{
 			Source: key.A.Addr(), Destination: key.B.Addr(), Protocol: key.Protocol,
@@ -113,14 +141,11 @@ func (d *Dataplane) flow(key *kernel.FlowKey, raw *kernel.Flow, now uint64, hz u
 	if state&kernel.FlowDenied != 0 {
 		f.Reason = d.kernel.ReasonName(raw.DeniedBy)
 	}
-	if now > raw.LastSeen && hz > 0 {
-		f.Idle = time.Duration(now-raw.LastSeen) * time.Second / time.Duration(hz)
+	if at.now > raw.LastSeen && at.hz > 0 {
+		f.Idle = time.Duration(at.now-raw.LastSeen) * time.Second / time.Duration(at.hz)
+	}
+	for end, slot := range raw.Slots {
+		f.Outdated = f.Outdated || d.generation(slot, at) != raw.Generations[end]
 	}
 	return f
-}
-
-// jiffies is the clock that flows have their time from.
-func (d *Dataplane) jiffies() (uint64, error) {
-	x, err := d.Explain(Question{Packet: policy.Packet{Source: netip.IPv4Unspecified(), Destination: netip.IPv4Unspecified()}})
-	return x.now, err
 }
