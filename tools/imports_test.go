@@ -24,26 +24,27 @@ const module = "calico-xdp"
 // goes by its longest listed parent. A trailing /... stands for all below.
 // Imports run one way: cmd -> control -> ipam, policy, datastore -> api.
 var mayImport = map[string][]string{
-	"pkg/api":               nil,
-	"pkg/policy":            {"pkg/api"},
-	"pkg/policy/policytest": {"pkg/api", "pkg/policy"},
-	"pkg/datastore":         {"pkg/api"},
-	"pkg/ipam":              {"pkg/api", "pkg/datastore"},
-	"pkg/nodeapi":           {"pkg/api"},
-	"pkg/maps":              nil,
-	"pkg/loader":            nil, // gets map handles as an argument
-	"pkg/control/desired":   {"pkg/api", "pkg/policy"},
-	"pkg/control/reconcile": nil,
-	"pkg/control/dataplane": {"pkg/api", "pkg/policy", "pkg/control/desired", "pkg/control/reconcile", "pkg/maps", "pkg/loader"},
-	"pkg/control/host":      {"pkg/control/desired", "pkg/control/reconcile"},
-	"pkg/control/bgp":       {"pkg/control/desired", "pkg/control/reconcile"},
-	"pkg/control":           {"pkg/api", "pkg/policy", "pkg/datastore", "pkg/ipam", "pkg/nodeapi", "pkg/control/..."},
-	"cmd/calico-node":       {"pkg/..."},
-	"cmd/calico-cni":        {"pkg/api", "pkg/datastore", "pkg/ipam", "pkg/nodeapi"},
-	"cmd/calicoctl":         {"cmd/calicoctl/...", "pkg/api", "pkg/datastore", "pkg/ipam", "pkg/nodeapi"},
-	"tools/testbed":         nil, // so that every package's tests can use it
-	"tools":                 {"pkg/...", "tools/testbed"},
-	"perf":                  {"pkg/...", "tools/testbed", "perf/..."},
+	"pkg/api":                     nil,
+	"pkg/policy":                  {"pkg/api"},
+	"pkg/policy/policytest":       {"pkg/api", "pkg/policy"},
+	"pkg/datastore":               {"pkg/api"},
+	"pkg/ipam":                    {"pkg/api", "pkg/datastore"},
+	"pkg/nodeapi":                 {"pkg/api"},
+	"pkg/maps":                    nil,
+	"pkg/loader":                  nil, // gets map handles as an argument
+	"pkg/control/desired":         {"pkg/api", "pkg/policy"},
+	"pkg/control/reconcile":       nil,
+	"pkg/control/dataplane":       {"pkg/api", "pkg/policy", "pkg/control/desired", "pkg/control/reconcile", "pkg/maps", "pkg/loader"},
+	"pkg/control/host":            {"pkg/control/desired", "pkg/control/reconcile"},
+	"pkg/control/bgp":             {"pkg/control/desired", "pkg/control/reconcile"},
+	"pkg/control":                 {"pkg/api", "pkg/policy", "pkg/datastore", "pkg/ipam", "pkg/nodeapi", "pkg/control/..."},
+	"pkg/orchestrator/kubernetes": {"pkg/control/desired"},
+	"cmd/calico-node":             {"pkg/..."},
+	"cmd/calico-cni":              {"pkg/api", "pkg/datastore", "pkg/ipam", "pkg/nodeapi"},
+	"cmd/calicoctl":               {"cmd/calicoctl/...", "pkg/api", "pkg/datastore", "pkg/ipam", "pkg/nodeapi"},
+	"tools/testbed":               nil, // so that every package's tests can use it
+	"tools":                       {"pkg/...", "tools/testbed"},
+	"perf":                        {"pkg/...", "tools/testbed", "perf/..."},
 }
 
 // gates are the libraries that only some packages may touch, tests included.
@@ -55,6 +56,7 @@ var gates = []struct {
 	// The loader: a clsact filter is a thing of netlink, where kernels have no tcx.
 	{"github.com/vishvananda/netlink", []string{"pkg/control/host", "pkg/loader", "tools/testbed", "cmd/calico-cni"}},
 	{"github.com/osrg/gobgp", []string{"pkg/control/bgp"}},
+	{"k8s.io/client-go", []string{"pkg/orchestrator/kubernetes"}},
 	{"go.etcd.io/etcd", []string{"pkg/datastore", "tools/testbed"}},
 	{"go.uber.org/zap", []string{"pkg/datastore", "tools/testbed"}}, // etcd's logger
 }

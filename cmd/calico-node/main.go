@@ -38,9 +38,14 @@ and _NODE_SELECTOR, the same for CALICO_IPV6POOL_, NO_DEFAULT_POOLS,
 CALICO_K8S_NODE_REF, ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE,
 ETCD_USERNAME, ETCD_PASSWORD, CALICO_ADVERTISE_CLUSTER_IPS and FELIX_<parameter>.
 
+Where BGPConfiguration says to announce the addresses of Kubernetes services, these are
+read from the API server that the file KUBECONFIG tells of, or, in a pod, with the pod's
+service account, which must be allowed to list and watch services and endpointslices.
+
 The passwords of BGP sessions are named in resources by secret and key. They are
 read from <CALICO_SECRETS_DIR>/<secret>/<key> (CALICO_SECRETS_DIR is /etc/calico/secrets
-unless set), or from the environment: key "tor-1" of secret "bgp" is
+unless set), from the Secrets in namespace NAMESPACE (kube-system unless set) where there
+is Kubernetes, or from the environment: key "tor-1" of secret "bgp" is
 CALICO_SECRET_BGP_TOR_1.
 
 A signal to stop leaves traffic running as it is; --detach ends it.`,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"calico-xdp/pkg/datastore"
 	"calico-xdp/pkg/ipam"
 	"calico-xdp/pkg/nodeapi"
+	"calico-xdp/pkg/orchestrator/kubernetes"
 	"calico-xdp/pkg/policy"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -103,11 +105,12 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	keeper := control.NewKeeper(startup, &control.Tunnels{Node: node, Store: client, Allocator: ipam.New(client)}, addresses, log)
 	watcher := client.Watch(ctx)
 	secrets := control.NewSecretFiles(c.environment.SecretsDir, os.Environ(), log)
+	cluster, kube := followKubernetes(c.environment, log)
 	var reporter *control.Reporter // before the first round
 	var answers *control.Answers   // likewise
 	controller := control.New(control.Options{
 		Node: node, Config: c.environment.Config,
-		Datastore: watcher, Policy: policy.NewCompiler(node), Links: network, Learner: speaker, Secrets: secrets,
+		Datastore: watcher, Policy: policy.NewCompiler(node), Links: network, Learner: speaker, Secrets: secrets, Kubernetes: cluster,
 		Sinks: []control.NamedSink{
 			{Name: "dataplane", Sink: plane, Vital: true}, {Name: "host", Sink: network}, {Name: "bgp", Sink: speaker},
 		},
@@ -116,6 +119,9 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 			reporter.Observe(changes)
 			servers.Set(want.Servers)
 			answers.Observe(changes, want)
+			if kube != nil {
+				kube.Follow(want.BGP.Services, want.BGP.Secrets)
+			}
 		},
 		Logger: log,
 	})
@@ -148,6 +154,9 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	var kept sync.WaitGroup
 	kept.Go(func() { keeper.Run(ctx) })
 	kept.Go(func() { secrets.Run(ctx) })
+	if kube != nil {
+		kept.Go(func() { kube.Run(ctx) })
+	}
 	kept.Go(func() { reporter.Run(ctx) })
 	defer kept.Wait()
 	controller.Run(ctx)
@@ -155,6 +164,17 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		return err
 	}
 	return nil
+}
+
+// followKubernetes returns nil, twice, where there is no Kubernetes.
+func followKubernetes(e *control.Environment, log *slog.Logger) (control.Kubernetes, *kubernetes.Watcher) {
+	if !e.Kubernetes {
+		return nil, nil
+	}
+	w := kubernetes.New(kubernetes.Options{
+		Node: cmp.Or(e.K8sNode, e.Node), Namespace: e.Namespace, Connect: kubernetes.Connect,
+	}, log)
+	return w, w
 }
 
 // openDatastore connects to etcd, after starting one where it is to be inside

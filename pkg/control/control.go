@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -60,8 +61,8 @@ func New(o Options) *Controller {
 	if o.Secrets == nil {
 		o.Secrets = nothing{}
 	}
-	if o.Services == nil {
-		o.Services = nothing{}
+	if o.Kubernetes == nil {
+		o.Kubernetes = nothing{}
 	}
 	return &Controller{Published: newPublished(o), o: o, resources: api.NewStore(), linksStale: true, learnedStale: true, questions: make(chan func())}
 }
@@ -87,7 +88,7 @@ func (c *Controller) Run(ctx context.Context) {
 		case <-c.o.Learner.Changed():
 			c.learnedStale = true
 		case <-c.o.Secrets.Changed():
-		case <-c.o.Services.Changed():
+		case <-c.o.Kubernetes.Changed():
 		case <-retry.C:
 			c.linksStale, c.learnedStale = true, true
 		case <-resync.C:
@@ -128,7 +129,7 @@ func (c *Controller) gather(ctx context.Context) {
 	}
 	taken(c.o.Datastore.Changed())
 	taken(c.o.Secrets.Changed())
-	taken(c.o.Services.Changed())
+	taken(c.o.Kubernetes.Changed())
 	c.linksStale = taken(c.o.Links.Changed()) || c.linksStale
 	c.learnedStale = taken(c.o.Learner.Changed()) || c.learnedStale
 }
@@ -170,7 +171,7 @@ func (c *Controller) round(ctx context.Context) error {
 	want := c.computer.Compute(desired.Input{
 		Node: c.o.Node, Config: c.o.Config, Resources: c.resources, Links: c.links,
 		Policy: c.tables, Learned: c.learned, Learning: c.o.Learner.Learning(),
-		Secrets: c.o.Secrets.Secrets(), Services: c.o.Services.Services(),
+		Secrets: c.secrets(), Services: c.o.Kubernetes.Services(), Pending: c.o.Kubernetes.Pending(),
 	}, c.fresh)
 	if c.o.Observe != nil {
 		c.o.Observe(c.fresh, want)
@@ -182,6 +183,17 @@ func (c *Controller) round(ctx context.Context) error {
 		invalid: invalid, err: err, took: time.Since(start),
 	})
 	return err
+}
+
+// secrets are all that there are. What the node has of its own wins.
+func (c *Controller) secrets() map[desired.SecretKey]string {
+	own, cluster := c.o.Secrets.Secrets(), c.o.Kubernetes.Secrets()
+	if len(cluster) == 0 {
+		return own
+	}
+	all := maps.Clone(cluster)
+	maps.Copy(all, own)
+	return all
 }
 
 // observe asks for what is not known to be as it was.

@@ -25,6 +25,10 @@ type Environment struct {
 	IPv6    AddressChoice  // IP6, IP6_AUTODETECTION_METHOD
 	AS      *numorstring.ASNumber
 	K8sNode string // CALICO_K8S_NODE_REF
+	// Kubernetes says that there is an API server to ask: KUBECONFIG, or what a pod is
+	// told. Namespace is where it has the Secrets of BGP: NAMESPACE, else kube-system.
+	Kubernetes bool
+	Namespace  string
 
 	SecretsDir string // CALICO_SECRETS_DIR
 
@@ -79,6 +83,8 @@ func ReadEnvironment(environ []string, hostname string) (*Environment, error) {
 	e.Config.AdvertiseClusterIPs = vars["CALICO_ADVERTISE_CLUSTER_IPS"]
 	e.SecretsDir = cmp.Or(vars["CALICO_SECRETS_DIR"], DefaultSecretsDir)
 	e.K8sNode = vars["CALICO_K8S_NODE_REF"]
+	e.Kubernetes = vars["KUBECONFIG"] != "" || vars["KUBERNETES_SERVICE_HOST"] != ""
+	e.Namespace = cmp.Or(vars["NAMESPACE"], "kube-system")
 
 	choose := func(name string, is6 bool) AddressChoice {
 		c := AddressChoice{Value: vars[name], Method: vars[name+"_AUTODETECTION_METHOD"]}

@@ -64,10 +64,14 @@ type Secrets interface {
 	Secrets() map[desired.SecretKey]string
 }
 
-// Services watches what Kubernetes has of services.
-type Services interface {
+// Kubernetes watches what its API server has that matters to BGP. What it returns is
+// not changed afterwards.
+type Kubernetes interface {
 	Changed() <-chan struct{}
 	Services() []desired.Service
+	Secrets() map[desired.SecretKey]string
+	// Pending tells whether something may be needed that has not been read yet.
+	Pending() bool
 }
 
 // Options are what a controller works with.
@@ -78,8 +82,9 @@ type Options struct {
 	Policy    Compiler
 	Links     Links
 	Learner   Learner
-	Secrets   Secrets  // nil: there are none
-	Services  Services // nil: there is no Kubernetes
+	Secrets   Secrets // nil: there are none
+	// Kubernetes is nil where there is none. Its Secrets are asked after the others.
+	Kubernetes Kubernetes
 	// Sinks in the order in which they depend on each other. The first one
 	// enforces policy: what it has taken up counts as enforced.
 	Sinks []NamedSink
@@ -99,3 +104,4 @@ type nothing struct{}
 func (nothing) Changed() <-chan struct{}              { return nil }
 func (nothing) Secrets() map[desired.SecretKey]string { return nil }
 func (nothing) Services() []desired.Service           { return nil }
+func (nothing) Pending() bool                         { return false }

@@ -141,6 +141,8 @@ func (s *Speaker) Prune(ctx context.Context, want *desired.State) error {
 	switch {
 	case s.closed:
 		return nil
+	case !s.settled && b.Enabled && b.Pending:
+		return nil
 	case !s.settled:
 		s.settled = true
 		return s.ensure(ctx, b)

@@ -207,6 +207,30 @@ func TestNothingStartsBeforeTheStateIsWhole(t *testing.T) {
 	}
 }
 
+// TestPending: a speaker that has not started waits for what it has to announce; one
+// that has goes on.
+func TestPending(t *testing.T) {
+	a := newNode(t, 1, 64512)
+	a.peer(newNode(t, 2, 64512))
+	a.want.BGP.Pending = true
+	a.apply()
+	a.apply()
+	if a.library != nil || !a.Learning() {
+		t.Error("started before all was known that it has to announce")
+	}
+	a.want.BGP.Pending = false
+	a.apply()
+	if peers, _ := a.Status(); len(peers) != 2 {
+		t.Errorf("sessions: %+v", peers)
+	}
+	a.want.BGP.Pending = true
+	a.want.BGP.Advertise[netip.MustParsePrefix("10.65.9.0/26")] = true
+	a.apply()
+	if paths, err := (pathTable{a.library}).Load(); err != nil || len(paths) != 3 {
+		t.Errorf("paths %v, %v", paths, err)
+	}
+}
+
 func TestResyncRepairs(t *testing.T) {
 	a, b := newNode(t, 1, 64512), newNode(t, 2, 64512)
 	a.peer(b)

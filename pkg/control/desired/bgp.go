@@ -56,6 +56,9 @@ func (s *State) addBGP(in Input, c *cluster) {
 	r.addPeers()
 	r.addFilters()
 	r.addAnnouncements()
+	slices.Sort(b.Secrets)
+	b.Secrets = slices.Compact(b.Secrets)
+	b.Pending = in.Pending && (b.Services || len(b.Secrets) > 0)
 }
 
 // bgpReader turns the resources into a speaker's part.

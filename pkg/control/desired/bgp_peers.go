@@ -295,6 +295,7 @@ func (r *bgpReader) password(p *v3.BGPPassword) (string, error) {
 		return "", nil
 	}
 	k := SecretKey{Secret: p.SecretKeyRef.Name, Key: p.SecretKeyRef.Key}
+	r.State.BGP.Secrets = append(r.State.BGP.Secrets, k.Secret)
 	value, there := r.in.Secrets[k]
 	if !there {
 		value = r.in.Secrets[SecretKey{Secret: k.Variable()}]

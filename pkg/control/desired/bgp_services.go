@@ -57,6 +57,7 @@ func (r *bgpReader) addServices() {
 	if r.cluster.self.labels[excludeLabel] == "true" {
 		return
 	}
+	b.Services = len(nets.all()) > 0
 	apart := r.spec.ServiceLoadBalancerAggregation != nil && *r.spec.ServiceLoadBalancerAggregation == v3.ServiceLoadBalancerAggregationDisabled
 	for _, p := range slices.Concat(nets.cluster, nets.external) {
 		b.Advertise[p] = true

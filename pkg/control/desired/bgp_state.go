@@ -33,6 +33,14 @@ type BGP struct {
 	Communities []BGPCommunities
 	// Filters are those that peers name.
 	Filters map[string]BGPFilter
+	// Services: there are nets in which the addresses of services may be announced one
+	// by one. Secrets are those that passwords are in, by name.
+	Services bool
+	Secrets  []string
+	// Pending: some of what is asked of Kubernetes is not known yet. A speaker that has
+	// not started waits for it: peers may still have the routes that it told before it
+	// was away.
+	Pending bool
 	// Awaited: a peer for this node selects other nodes, of which there are none yet.
 	Awaited bool
 }

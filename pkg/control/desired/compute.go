@@ -275,7 +275,7 @@ func (c *Computer) computeRoutes(in Input, links bool, addressesOf []string, own
 // computeBGP computes the speaker's part. own says that other prefixes are this
 // node's than before.
 func (c *Computer) computeBGP(in Input, links, own bool) {
-	outside := !maps.Equal(in.Secrets, c.in.Secrets) || !sameServices(in.Services, c.in.Services)
+	outside := in.Pending != c.in.Pending || !maps.Equal(in.Secrets, c.in.Secrets) || !sameServices(in.Services, c.in.Services)
 	// Filters may ask about interfaces.
 	filtered := (links || c.out.Changes.Local) && len(c.out.BGP.Filters) > 0
 	if c.stale.bgp || c.stale.nodes || c.stale.pools || own || outside || filtered {

@@ -26,6 +26,9 @@ type Input struct {
 	Secrets map[SecretKey]string
 	// Services are those of Kubernetes, if there is one.
 	Services []Service
+	// Pending: Kubernetes has not told yet all that BGP asks of it, so Secrets and
+	// Services may not be the whole.
+	Pending bool
 }
 
 // MAC is an Ethernet address; all zero is "not known".

@@ -183,6 +183,8 @@ func directive(in *Input, f []string) error {
 			r.NextHops = append(r.NextHops, netip.MustParseAddr(hop))
 		}
 		in.Learned = append(in.Learned, r)
+	case "pending":
+		in.Pending = f[1] == "true"
 	case "learning":
 		in.Learning = f[1] == "true"
 	case "secret":
@@ -319,6 +321,9 @@ func bgpText(b BGP, line func(string, ...any)) {
 	}
 	if b.Passed != nil {
 		line("bgp passes on %v", b.Passed)
+	}
+	if b.Services || b.Secrets != nil {
+		line("bgp asks for services %v and secrets %v, pending %v", b.Services, b.Secrets, b.Pending)
 	}
 	for _, c := range b.Communities {
 		line("bgp communities of %v: %v %v", c.Prefix, c.Standard, c.Large)
