@@ -15,6 +15,8 @@ const volatile enum host_policy host_policy_names;
 const volatile enum direction direction_names;
 const volatile enum event_kind event_kind_names;
 const volatile enum flow_tables flow_table_names;
+const volatile enum class_entry class_entry_names;
+const volatile enum class_shape class_shape_names;
 
 /* So do structs that no map's type names. */
 const volatile struct event event_layout;

@@ -107,7 +107,7 @@ struct {
 	__uint(max_entries, 4096);
 } path_mtus SEC(".maps");
 
-/* Peer class of a single address, asked first. */
+/* Peer class of a single address, asked before that of its net. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct address);
@@ -124,6 +124,17 @@ struct {
 	__uint(max_entries, 524288);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } net_classes SEC(".maps");
+
+/* The same for IPv4 addresses, asked before both: a trie of four bits a node. What it does
+ * not know the other two say, so that it may lack what it has no room for.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct class_node);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} class_nodes SEC(".maps");
 
 /* Port classes by port_index(). */
 #define PORT_PROTOCOLS 6 /* TCP, UDP, SCTP, UDPLite, ICMP, ICMPv6: 65,536 entries each */
@@ -169,6 +180,16 @@ struct {
 	__uint(max_entries, 4096);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } failsafe SEC(".maps");
+
+/* The ports that failsafe has anything for, whatever the protocol: a bit each, by direction
+ * << 16 | port. The others are not looked for there.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 2 * 65536 / 64);
+} failsafe_ports SEC(".maps");
 
 /* A flow that is being judged, and what its judging found. Here, since the stack, which
  * all functions of a call share, is too small.

@@ -237,6 +237,21 @@ struct peer {
 	__u8 pad[2];
 };
 
+/* What stands in the entries of a struct class_node; 0: nothing is known here. */
+enum class_entry {
+	CLASS_KNOWN = 1,		/* added to a class */
+	CLASS_CHILD = 1 << 30,		/* added to the index of the node that has the next four bits */
+};
+
+enum class_shape {
+	CLASS_WAYS = 16,
+	CLASS_ROOTS = 4096, /* nodes that stand for bits 12 to 15, by the 12 in front of them */
+};
+
+struct class_node {
+	__u32 entry[CLASS_WAYS];
+};
+
 /* Classes of a (protocol, port), by the index that port_index() computes. */
 struct port_class {
 	__u16 destination;

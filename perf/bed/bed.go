@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -18,7 +19,7 @@ import (
 	"calico-xdp/pkg/control/desired"
 	"calico-xdp/pkg/control/host"
 	"calico-xdp/pkg/loader"
-	"calico-xdp/pkg/maps"
+	kernel "calico-xdp/pkg/maps"
 	"calico-xdp/pkg/policy"
 	"calico-xdp/tools/testbed"
 )
@@ -34,6 +35,7 @@ type Bed struct {
 	config    desired.Config
 	network   *host.Network
 	dataplane *dataplane.Dataplane
+	sizes     map[string]uint32 // of the tables that Programs are loaded on
 	made      atomic.Int32
 }
 
@@ -64,13 +66,33 @@ func New(t testbed.T, h *testbed.Host, node string, o Options) *Bed {
 		return err
 	})
 	if err == nil {
-		// The dataplane keeps its programs to itself; these are the same, on the same tables.
-		b.Programs, err = loader.Load(b.dataplane.Maps().Handles(), loader.Links{})
+		err = b.load()
 	}
 	if err != nil {
 		t.Fatalf("bed %s: %v", node, err)
 	}
 	return b
+}
+
+// load loads the programs, those of the dataplane, which it keeps to itself, on the same
+// tables: again when larger ones have taken their place.
+func (b *Bed) load() error {
+	tables, sizes := b.dataplane.Maps().Handles(), make(map[string]uint32)
+	for name, table := range tables {
+		sizes[name] = table.MaxEntries()
+	}
+	if maps.Equal(sizes, b.sizes) {
+		return nil
+	}
+	programs, err := loader.Load(tables, loader.Links{})
+	if err != nil {
+		return err
+	}
+	if b.Programs != nil {
+		err = b.Programs.Close()
+	}
+	b.Programs, b.sizes = programs, sizes
+	return err
 }
 
 // close takes everything away that there is.
@@ -92,7 +114,7 @@ func (b *Bed) close(pins string) error {
 }
 
 // Maps are the dataplane's tables.
-func (b *Bed) Maps() *maps.Maps { return b.dataplane.Maps() }
+func (b *Bed) Maps() *kernel.Maps { return b.dataplane.Maps() }
 
 // Apply puts resources into the store; Sync makes them so.
 func (b *Bed) Apply(resources ...api.Resource) {
@@ -119,7 +141,7 @@ func (b *Bed) Sync() error {
 		}
 		ctx := context.Background()
 		return errors.Join(err, b.dataplane.Ensure(ctx, want), b.network.Ensure(ctx, want),
-			b.network.Prune(ctx, want), b.dataplane.Prune(ctx, want))
+			b.network.Prune(ctx, want), b.dataplane.Prune(ctx, want), b.load())
 	})
 }
 

@@ -16,12 +16,14 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	sweepMapClassNodes       = "class_nodes"
 	sweepMapCounters         = "counters"
 	sweepMapEndpoints        = "endpoints"
 	sweepMapEventBudgets     = "event_budgets"
 	sweepMapEvents           = "events"
 	sweepMapExplanations     = "explanations"
 	sweepMapFailsafe         = "failsafe"
+	sweepMapFailsafePorts    = "failsafe_ports"
 	sweepMapFlowTables       = "flow_tables"
 	sweepMapFlows            = "flows"
 	sweepMapFlowsRefused     = "flows_refused"
@@ -104,12 +106,14 @@ type sweepProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sweepMapSpecs struct {
+	ClassNodes    *ebpf.MapSpec `ebpf:"class_nodes"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
 	EventBudgets  *ebpf.MapSpec `ebpf:"event_budgets"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	Explanations  *ebpf.MapSpec `ebpf:"explanations"`
 	Failsafe      *ebpf.MapSpec `ebpf:"failsafe"`
+	FailsafePorts *ebpf.MapSpec `ebpf:"failsafe_ports"`
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	FlowsRefused  *ebpf.MapSpec `ebpf:"flows_refused"`
@@ -166,12 +170,14 @@ func (o *sweepObjects) Close() error {
 //
 // It can be passed to loadSweepObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sweepMaps struct {
+	ClassNodes    *ebpf.Map `ebpf:"class_nodes"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
 	EventBudgets  *ebpf.Map `ebpf:"event_budgets"`
 	Events        *ebpf.Map `ebpf:"events"`
 	Explanations  *ebpf.Map `ebpf:"explanations"`
 	Failsafe      *ebpf.Map `ebpf:"failsafe"`
+	FailsafePorts *ebpf.Map `ebpf:"failsafe_ports"`
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	FlowsRefused  *ebpf.Map `ebpf:"flows_refused"`
@@ -195,12 +201,14 @@ type sweepMaps struct {
 
 func (m *sweepMaps) Close() error {
 	return _SweepClose(
+		m.ClassNodes,
 		m.Counters,
 		m.Endpoints,
 		m.EventBudgets,
 		m.Events,
 		m.Explanations,
 		m.Failsafe,
+		m.FailsafePorts,
 		m.FlowTables,
 		m.Flows,
 		m.FlowsRefused,

@@ -16,12 +16,14 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	tcMapClassNodes    = "class_nodes"
 	tcMapCounters      = "counters"
 	tcMapEndpoints     = "endpoints"
 	tcMapEventBudgets  = "event_budgets"
 	tcMapEvents        = "events"
 	tcMapExplanations  = "explanations"
 	tcMapFailsafe      = "failsafe"
+	tcMapFailsafePorts = "failsafe_ports"
 	tcMapFlowTables    = "flow_tables"
 	tcMapFlows         = "flows"
 	tcMapFlowsRefused  = "flows_refused"
@@ -101,12 +103,14 @@ type tcProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcMapSpecs struct {
+	ClassNodes    *ebpf.MapSpec `ebpf:"class_nodes"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
 	EventBudgets  *ebpf.MapSpec `ebpf:"event_budgets"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	Explanations  *ebpf.MapSpec `ebpf:"explanations"`
 	Failsafe      *ebpf.MapSpec `ebpf:"failsafe"`
+	FailsafePorts *ebpf.MapSpec `ebpf:"failsafe_ports"`
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	FlowsRefused  *ebpf.MapSpec `ebpf:"flows_refused"`
@@ -154,12 +158,14 @@ func (o *tcObjects) Close() error {
 //
 // It can be passed to loadTcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcMaps struct {
+	ClassNodes    *ebpf.Map `ebpf:"class_nodes"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
 	EventBudgets  *ebpf.Map `ebpf:"event_budgets"`
 	Events        *ebpf.Map `ebpf:"events"`
 	Explanations  *ebpf.Map `ebpf:"explanations"`
 	Failsafe      *ebpf.Map `ebpf:"failsafe"`
+	FailsafePorts *ebpf.Map `ebpf:"failsafe_ports"`
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	FlowsRefused  *ebpf.Map `ebpf:"flows_refused"`
@@ -183,12 +189,14 @@ type tcMaps struct {
 
 func (m *tcMaps) Close() error {
 	return _TcClose(
+		m.ClassNodes,
 		m.Counters,
 		m.Endpoints,
 		m.EventBudgets,
 		m.Events,
 		m.Explanations,
 		m.Failsafe,
+		m.FailsafePorts,
 		m.FlowTables,
 		m.Flows,
 		m.FlowsRefused,

@@ -16,12 +16,14 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	xdpMapClassNodes    = "class_nodes"
 	xdpMapCounters      = "counters"
 	xdpMapEndpoints     = "endpoints"
 	xdpMapEventBudgets  = "event_budgets"
 	xdpMapEvents        = "events"
 	xdpMapExplanations  = "explanations"
 	xdpMapFailsafe      = "failsafe"
+	xdpMapFailsafePorts = "failsafe_ports"
 	xdpMapFlowTables    = "flow_tables"
 	xdpMapFlows         = "flows"
 	xdpMapFlowsRefused  = "flows_refused"
@@ -93,12 +95,14 @@ type xdpProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpMapSpecs struct {
+	ClassNodes    *ebpf.MapSpec `ebpf:"class_nodes"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
 	EventBudgets  *ebpf.MapSpec `ebpf:"event_budgets"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	Explanations  *ebpf.MapSpec `ebpf:"explanations"`
 	Failsafe      *ebpf.MapSpec `ebpf:"failsafe"`
+	FailsafePorts *ebpf.MapSpec `ebpf:"failsafe_ports"`
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	FlowsRefused  *ebpf.MapSpec `ebpf:"flows_refused"`
@@ -146,12 +150,14 @@ func (o *xdpObjects) Close() error {
 //
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpMaps struct {
+	ClassNodes    *ebpf.Map `ebpf:"class_nodes"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
 	EventBudgets  *ebpf.Map `ebpf:"event_budgets"`
 	Events        *ebpf.Map `ebpf:"events"`
 	Explanations  *ebpf.Map `ebpf:"explanations"`
 	Failsafe      *ebpf.Map `ebpf:"failsafe"`
+	FailsafePorts *ebpf.Map `ebpf:"failsafe_ports"`
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	FlowsRefused  *ebpf.Map `ebpf:"flows_refused"`
@@ -175,12 +181,14 @@ type xdpMaps struct {
 
 func (m *xdpMaps) Close() error {
 	return _XdpClose(
+		m.ClassNodes,
 		m.Counters,
 		m.Endpoints,
 		m.EventBudgets,
 		m.Events,
 		m.Explanations,
 		m.Failsafe,
+		m.FailsafePorts,
 		m.FlowTables,
 		m.Flows,
 		m.FlowsRefused,

@@ -82,6 +82,24 @@ var tables = map[string]filled{
 		func(m *Maps, i int) error { return m.NetClasses.Put(prefix(i), uint32(i)) },
 		text(func(m *Maps) Table[Prefix, uint32] { return m.NetClasses }),
 	},
+	bpfMapClassNodes: {
+		func(m *Maps, i int) error {
+			if err := m.ClassNodes.Reserve(i + 1); err != nil {
+				return err
+			}
+			return m.ClassNodes.Put(i, i%16, uint32(i+1))
+		},
+		func(m *Maps) (map[string]string, error) {
+			nodes, err := m.ClassNodes.Read(0, m.ClassNodes.Len())
+			out := make(map[string]string)
+			for i, n := range nodes {
+				if n != (ClassNode{}) {
+					out[fmt.Sprint(i)] = fmt.Sprint(n)
+				}
+			}
+			return out, err
+		},
+	},
 	bpfMapHostEndpoints: {
 		func(m *Maps, i int) error { return m.HostEndpoints.Put(uint32(i), HostEndpoint{Egress: uint32(i)}) },
 		text(func(m *Maps) Table[uint32, HostEndpoint] { return m.HostEndpoints }),

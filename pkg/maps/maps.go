@@ -111,6 +111,7 @@ type Maps struct {
 	Peers       Table[Address, Peer]
 	HostClasses Table[Address, uint32]
 	NetClasses  Table[Prefix, uint32]
+	ClassNodes  *ClassNodes
 	Settings    Table[uint32, Settings]
 	Flows       Table[FlowKey, Flow]
 	NewFlows    Table[FlowKey, Flow]
@@ -118,6 +119,7 @@ type Maps struct {
 	// HostEndpoints is by ifindex; see struct host_endpoint for 0.
 	HostEndpoints Table[uint32, HostEndpoint]
 	Failsafe      Table[FailsafeKey, uint32]
+	FailsafePorts Table[uint32, uint64]
 	RuleNames     Table[uint32, RuleName]
 	RuleCounters  RuleCounters
 	Explanations  Table[uint32, Explanation]
@@ -188,6 +190,7 @@ func OpenWith(dir string, o Options) (*Maps, error) {
 	m.Failsafe = tableOf[FailsafeKey, uint32](m, bpfMapFailsafe)
 	m.RuleNames = tableOf[uint32, RuleName](m, bpfMapRuleNames)
 	m.RuleCounters = newRuleCounters(m.all[bpfMapRuleCounters])
+	m.FailsafePorts = fixedTable[uint32, uint64](m, bpfMapFailsafePorts)
 	m.Settings = fixedTable[uint32, Settings](m, bpfMapSettings)
 	m.NewFlows = fixedTable[FlowKey, Flow](m, bpfMapNewFlows)
 	m.Fragments = fixedTable[FragmentKey, Fragment](m, bpfMapFragments)
@@ -201,6 +204,9 @@ func OpenWith(dir string, o Options) (*Maps, error) {
 	}
 	if m.Ports, err = newPortClasses(m.all[bpfMapPortClasses]); err == nil {
 		m.Words, err = newWords(m.all[bpfMapRulesetWords])
+	}
+	if err == nil {
+		m.ClassNodes, err = newClassNodes(m.all[bpfMapClassNodes])
 	}
 	if err != nil {
 		m.Close()

@@ -18,6 +18,25 @@ type bpfAddress struct {
 	Bytes [16]uint8
 }
 
+type bpfClassEntry uint32
+
+const (
+	bpfClassEntryCLASS_KNOWN bpfClassEntry = 1
+	bpfClassEntryCLASS_CHILD bpfClassEntry = 1073741824
+)
+
+type bpfClassNode struct {
+	_     structs.HostLayout
+	Entry [16]uint32
+}
+
+type bpfClassShape uint32
+
+const (
+	bpfClassShapeCLASS_WAYS  bpfClassShape = 16
+	bpfClassShapeCLASS_ROOTS bpfClassShape = 4096
+)
+
 type bpfCounter struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -386,12 +405,14 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	bpfMapClassNodes        = "class_nodes"
 	bpfMapCounters          = "counters"
 	bpfMapEndpoints         = "endpoints"
 	bpfMapEventBudgets      = "event_budgets"
 	bpfMapEvents            = "events"
 	bpfMapExplanations      = "explanations"
 	bpfMapFailsafe          = "failsafe"
+	bpfMapFailsafePorts     = "failsafe_ports"
 	bpfMapFlowTables        = "flow_tables"
 	bpfMapFlows             = "flows"
 	bpfMapFlowsRefused      = "flows_refused"
@@ -411,6 +432,8 @@ const (
 	bpfMapSearches          = "searches"
 	bpfMapSettings          = "settings"
 	bpfMapWorkloads         = "workloads"
+	bpfVarClassEntryNames   = "class_entry_names"
+	bpfVarClassShapeNames   = "class_shape_names"
 	bpfVarDirectionNames    = "direction_names"
 	bpfVarEndpointFlagNames = "endpoint_flag_names"
 	bpfVarEventKindNames    = "event_kind_names"
@@ -474,12 +497,14 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
+	ClassNodes    *ebpf.MapSpec `ebpf:"class_nodes"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
 	EventBudgets  *ebpf.MapSpec `ebpf:"event_budgets"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	Explanations  *ebpf.MapSpec `ebpf:"explanations"`
 	Failsafe      *ebpf.MapSpec `ebpf:"failsafe"`
+	FailsafePorts *ebpf.MapSpec `ebpf:"failsafe_ports"`
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	FlowsRefused  *ebpf.MapSpec `ebpf:"flows_refused"`
@@ -505,6 +530,8 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	ClassEntryNames   *ebpf.VariableSpec `ebpf:"class_entry_names"`
+	ClassShapeNames   *ebpf.VariableSpec `ebpf:"class_shape_names"`
 	DirectionNames    *ebpf.VariableSpec `ebpf:"direction_names"`
 	EndpointFlagNames *ebpf.VariableSpec `ebpf:"endpoint_flag_names"`
 	EventKindNames    *ebpf.VariableSpec `ebpf:"event_kind_names"`
@@ -540,12 +567,14 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
+	ClassNodes    *ebpf.Map `ebpf:"class_nodes"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
 	EventBudgets  *ebpf.Map `ebpf:"event_budgets"`
 	Events        *ebpf.Map `ebpf:"events"`
 	Explanations  *ebpf.Map `ebpf:"explanations"`
 	Failsafe      *ebpf.Map `ebpf:"failsafe"`
+	FailsafePorts *ebpf.Map `ebpf:"failsafe_ports"`
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	FlowsRefused  *ebpf.Map `ebpf:"flows_refused"`
@@ -569,12 +598,14 @@ type bpfMaps struct {
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
+		m.ClassNodes,
 		m.Counters,
 		m.Endpoints,
 		m.EventBudgets,
 		m.Events,
 		m.Explanations,
 		m.Failsafe,
+		m.FailsafePorts,
 		m.FlowTables,
 		m.Flows,
 		m.FlowsRefused,
@@ -601,6 +632,8 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	ClassEntryNames   *ebpf.Variable `ebpf:"class_entry_names"`
+	ClassShapeNames   *ebpf.Variable `ebpf:"class_shape_names"`
 	DirectionNames    *ebpf.Variable `ebpf:"direction_names"`
 	EndpointFlagNames *ebpf.Variable `ebpf:"endpoint_flag_names"`
 	EventKindNames    *ebpf.Variable `ebpf:"event_kind_names"`

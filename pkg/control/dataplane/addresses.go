@@ -77,7 +77,8 @@ func (c *classifier) writeAddresses(t *policy.Tables) (map[policy.RulesetID]bool
 }
 
 // moveAddresses writes the classes of addresses. The longest prefixes come first and
-// go last, so that no address gets the class of a shorter prefix in between.
+// go last, so that no address gets the class of a shorter prefix in between. An IPv4
+// address has its new class when the trie has it.
 func (c *classifier) moveAddresses(t *policy.Tables, added, changed, gone []netip.Prefix) error {
 	var errs []error
 	slices.SortFunc(added, func(a, b netip.Prefix) int { return b.Bits() - a.Bits() })
@@ -92,7 +93,7 @@ func (c *classifier) moveAddresses(t *policy.Tables, added, changed, gone []neti
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.trie.flush())...)
 }
 
 // classBefore is the class that an address had in the last tables.
@@ -160,6 +161,9 @@ func (c *classifier) putAddress(p netip.Prefix, k uint32) error {
 	}
 	c.addresses[p] = k
 	c.carriers[k]++
+	if p.Addr().Is4() {
+		c.trie.put(p, k)
+	}
 	return nil
 }
 
@@ -178,5 +182,20 @@ func (c *classifier) deleteAddress(p netip.Prefix) error {
 	if p.IsSingleIP() {
 		c.singles--
 	}
+	if p.Addr().Is4() {
+		class, bits := c.shorter(p)
+		c.trie.remove(p, class, bits)
+	}
 	return nil
+}
+
+// shorter is the class of the longest prefix that a prefix is part of, in the kernel, and
+// its length, -1 if there is none.
+func (c *classifier) shorter(p netip.Prefix) (class uint32, bits int) {
+	for bits = p.Bits() - 1; bits >= 0; bits-- {
+		if class, ok := c.addresses[netip.PrefixFrom(p.Addr(), bits).Masked()]; ok {
+			return class, bits
+		}
+	}
+	return 0, -1
 }

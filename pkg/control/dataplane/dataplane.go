@@ -52,11 +52,12 @@ type Dataplane struct {
 	explaining sync.Mutex // one question at a time
 	hosts      *reconcile.Tracked[uint32, kernel.HostEndpoint]
 	failsafe   *reconcile.Tracked[kernel.FailsafeKey, uint32]
-	writes     int                          // to the tracked tables, ever
-	attached   map[loader.Attachment]bool   // tried, and done
-	listed     bool                         // attached has what former processes have left, too
-	refused    map[loader.Attachment]string // why XDP is not where it should be, as logged
-	uplinks    map[int]desired.Link         // of the last round
+	ports      *reconcile.Tracked[uint32, uint64] // that failsafe is about
+	writes     int                                // to the tracked tables, ever
+	attached   map[loader.Attachment]bool         // tried, and done
+	listed     bool                               // attached has what former processes have left, too
+	refused    map[loader.Attachment]string       // why XDP is not where it should be, as logged
+	uplinks    map[int]desired.Link               // of the last round
 	loaded     bool
 	growth     *growth
 	changes    changes
@@ -97,6 +98,7 @@ func (d *Dataplane) open(k *kernel.Maps, programs *loader.Programs) {
 	d.listening = newListening(d.kernel.Settings, d.log)
 	d.hosts = track(d, "host endpoints", d.kernel.HostEndpoints)
 	d.failsafe = track(d, "failsafe", d.kernel.Failsafe)
+	d.ports = track(d, "failsafe ports", d.kernel.FailsafePorts)
 }
 
 // Close lets go of the kernel's objects; traffic goes on without us.
@@ -143,6 +145,7 @@ func (d *Dataplane) Resync() {
 	d.listening.resync()
 	d.hosts.Resync()
 	d.failsafe.Resync()
+	d.ports.Resync()
 	clear(d.attached)
 	d.listed = false
 }
@@ -190,7 +193,8 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 	// First, and with nothing before it that can fail: whatever becomes of policy, these
 	// ports are open.
 	if !d.changes.sameLocal {
-		note("failsafe", d.failsafe.Ensure(failsafeOf(w)))
+		ports := failsafeOf(w)
+		note("failsafe", errors.Join(d.ports.Ensure(failsafePorts(ports)), d.failsafe.Ensure(ports)))
 	}
 	changed, err := d.listening.ensure(w)
 	d.writes += changed
@@ -342,7 +346,7 @@ func (d *Dataplane) Prune(_ context.Context, want *desired.State) error {
 		errs = append(errs, d.peers.Prune(peersOf(w)))
 	}
 	if !d.changes.sameLocal {
-		errs = append(errs, d.pruneHostEndpoints(w), d.failsafe.Prune(failsafeOf(w)))
+		errs = append(errs, d.pruneHostEndpoints(w), d.pruneFailsafe(w))
 	}
 	if writes != d.writes {
 		errs = append(errs, d.endpoints.bump(0))

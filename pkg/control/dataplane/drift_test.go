@@ -103,12 +103,17 @@ var drifts = []drift{
 	}},
 	{"failsafe removed", func(k *kernel.Maps, one entries) error { return k.Failsafe.Delete(one.failsafe) }},
 	{"failsafe changed", func(k *kernel.Maps, one entries) error { return k.Failsafe.Put(one.failsafe, 7) }},
+	{"failsafe port added", func(k *kernel.Maps, _ entries) error { return k.FailsafePorts.Put(100, 1) }},
+	{"failsafe ports removed", func(k *kernel.Maps, _ entries) error { return k.FailsafePorts.Delete(0) }},
+	{"failsafe ports changed", func(k *kernel.Maps, _ entries) error { return k.FailsafePorts.Put(0, 1<<63) }},
 	{"host class added", func(k *kernel.Maps, _ entries) error { return k.HostClasses.Put(stranger, 1) }},
 	{"host class removed", func(k *kernel.Maps, one entries) error { return k.HostClasses.Delete(one.host) }},
 	{"host class changed", func(k *kernel.Maps, one entries) error { return k.HostClasses.Put(one.host, 9) }},
 	{"net class added", func(k *kernel.Maps, _ entries) error { return k.NetClasses.Put(strangeNet, 1) }},
 	{"net class removed", func(k *kernel.Maps, one entries) error { return k.NetClasses.Delete(one.net) }},
 	{"net class changed", func(k *kernel.Maps, one entries) error { return k.NetClasses.Put(one.net, 9) }},
+	{"class nodes' class changed", func(k *kernel.Maps, _ entries) error { return k.ClassNodes.Put(0xcb0, 0, 8) }},
+	{"class nodes' way changed", func(k *kernel.Maps, _ entries) error { return k.ClassNodes.Put(0xcb0, 0, kernel.ClassChild|7) }},
 	{"port class added", func(k *kernel.Maps, _ entries) error {
 		return k.Ports.Put(kernel.PortIndex(132, 4242), kernel.PortClass{Destination: 1, Source: 1})
 	}},

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"net/netip"
 
 	"calico-xdp/pkg/control/desired"
@@ -32,6 +33,22 @@ func failsafeOf(w *desired.Dataplane) map[kernel.FailsafeKey]uint32 {
 		}
 	}
 	return out
+}
+
+// failsafePorts are the ports that keys are about, as the kernel's table has them: word by
+// word, the bits by direction << 16 | port.
+func failsafePorts(keys map[kernel.FailsafeKey]uint32) map[uint32]uint64 {
+	out := make(map[uint32]uint64)
+	for k := range keys {
+		bit := uint32(k.Direction)<<16 | uint32(kernel.BigEndian16(k.Port))
+		out[bit/64] |= 1 << (bit % 64)
+	}
+	return out
+}
+
+func (d *Dataplane) pruneFailsafe(w *desired.Dataplane) error {
+	keys := failsafeOf(w)
+	return errors.Join(d.failsafe.Prune(keys), d.ports.Prune(failsafePorts(keys)))
 }
 
 // withoutMapped splits an IPv6 network that contains ::ffff:0:0/96, where IPv4

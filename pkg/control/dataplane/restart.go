@@ -48,6 +48,9 @@ func (c *classifier) load(used []uint32) error {
 	if len(c.live) > 0 || len(c.leaving) > 0 {
 		return c.repair() // a later reading: what we handed out is known
 	}
+	if err := c.trie.build(c.addresses); err != nil {
+		return err
+	}
 	if err := c.loadRulesets(used); err != nil {
 		return err
 	}
@@ -103,7 +106,12 @@ func (c *classifier) repair() error {
 		}
 		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	nodes, err := c.trie.repair()
+	if nodes > 0 {
+		c.drift.Add(1)
+		c.log.Warn("classes of addresses were changed by someone else", "nodes", nodes)
+	}
+	return errors.Join(append(errs, err)...)
 }
 
 // adoptRulesets keeps what a former process has put into the kernel where it says

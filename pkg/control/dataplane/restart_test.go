@@ -59,6 +59,10 @@ func snapshotWith(t testing.TB, d *Dataplane, generations uint32) map[string]str
 	lines(t, out, "settings", k.Settings)
 	lines(t, out, "host endpoint", k.HostEndpoints)
 	lines(t, out, "failsafe", k.Failsafe)
+	lines(t, out, "failsafe ports", k.FailsafePorts)
+	for at, value := range trieClasses(t, k.ClassNodes) {
+		out["class from "+at] = fmt.Sprint(value)
+	}
 	ports, err := k.Ports.Load()
 	if err != nil {
 		t.Fatal(err)
