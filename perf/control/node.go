@@ -38,6 +38,8 @@ type node struct {
 	pins   string
 	daemon *testbed.Process
 	starts int
+	// The profile of a start is taken until then; there is one at a time.
+	startProfiled chan struct{}
 }
 
 // newNode makes a host without a running daemon.
@@ -77,7 +79,12 @@ func (n *node) start() time.Duration {
 	n.daemon = n.StartCmd(n.T, cmd)
 	if n.Profiles != "" {
 		n.starts++
-		go n.fetch(fmt.Sprintf("start-%d.cpu", n.starts), "profile?seconds=15")
+		profiled := make(chan struct{})
+		n.startProfiled = profiled
+		go func() {
+			defer close(profiled)
+			n.fetch(fmt.Sprintf("start-%d.cpu", n.starts), "profile?seconds=15")
+		}()
 	}
 	for {
 		s, err := n.api().Status(context.Background())
@@ -161,6 +168,7 @@ func (n *node) profiled(name string, limit time.Duration, do func()) {
 		do()
 		return
 	}
+	<-n.startProfiled
 	done := make(chan error)
 	go func() { done <- n.fetch(name+".cpu", fmt.Sprintf("profile?seconds=%d", int(limit.Seconds()))) }()
 	time.Sleep(200 * time.Millisecond)

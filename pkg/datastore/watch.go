@@ -25,6 +25,7 @@ type Watcher struct {
 	log     *slog.Logger
 	changed chan struct{}
 	metrics watchMetrics
+	reread  rereader // the stream's
 
 	mu sync.Mutex
 	// known holds the revision of every object as of revision. The objects
@@ -200,9 +201,10 @@ func (w *Watcher) absorb(events []*mvccpb.Event, revision int64) {
 		switch {
 		case !ok:
 		case e.Type == mvccpb.Event_DELETE:
+			w.reread.forget(key)
 			findings, revisions = append(findings, gone(key)), append(revisions, 0)
 		default:
-			findings, revisions = append(findings, find(key, e.Kv)), append(revisions, e.Kv.ModRevision)
+			findings, revisions = append(findings, w.reread.find(key, e.Kv)), append(revisions, e.Kv.ModRevision)
 		}
 	}
 	w.metrics.events.Add(int64(len(events)))
