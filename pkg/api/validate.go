@@ -63,9 +63,8 @@ func Validate(r Resource) error {
 
 // faults collects what is wrong with one object.
 type faults struct {
-	key   Key
-	errs  []error
-	plans map[reflect.Type]plan // of the types seen in this object
+	key  Key
+	errs []error
 }
 
 // add notes a fault of the field at path, "spec.cidr". value is nil if there is

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/projectcalico/api/pkg/lib/numorstring"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -45,10 +46,13 @@ type planned struct {
 	skipZero bool // nothing to check if the field is not set
 }
 
+// plans are those of the struct types seen so far, by reflect.Type. Types do not change.
+var plans sync.Map
+
 // planOf returns the plan of the struct type t.
-func (f *faults) planOf(t reflect.Type) plan {
-	if p, ok := f.plans[t]; ok {
-		return p
+func planOf(t reflect.Type) plan {
+	if p, ok := plans.Load(t); ok {
+		return p.(plan)
 	}
 	p := plan{}
 	for i := range t.NumField() {
@@ -63,10 +67,7 @@ func (f *faults) planOf(t reflect.Type) plan {
 		rules := strings.Split(sf.Tag.Get("validate"), ",")
 		p = append(p, planned{index: i, name: name, rules: rules, skipZero: rules[0] == "omitempty"})
 	}
-	if f.plans == nil {
-		f.plans = make(map[reflect.Type]plan)
-	}
-	f.plans[t] = p
+	plans.Store(t, p)
 	return p
 }
 
@@ -141,7 +142,7 @@ func (f *faults) fields(p *place, v reflect.Value) {
 	if isOpaque(v.Type()) {
 		return
 	}
-	for _, pf := range f.planOf(v.Type()) {
+	for _, pf := range planOf(v.Type()) {
 		fv := v.Field(pf.index)
 		if pf.skipZero && fv.IsZero() {
 			continue

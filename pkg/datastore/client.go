@@ -35,7 +35,10 @@ const (
 	keepaliveTime    = 10 * time.Second
 	keepaliveTimeout = 3 * time.Second
 
-	pageSize = 1000 // objects of one range request
+	// Objects of one range request, and how much they should be.
+	firstPage = 1000
+	maxPage   = 16_000
+	pageBytes = 16 << 20
 )
 
 // Client reads and writes resources. It may be used from many goroutines.
@@ -194,32 +197,66 @@ func attempt[R any](ctx context.Context, c *Client, limit time.Duration, do func
 }
 
 // each calls fn for every key from begin up to end, in order, all as of one
-// revision, which it returns with the cluster's id. rev 0 is the present.
+// revision, which it returns with the cluster's id. rev 0 is the present. While fn
+// is at one page, the next one is on its way.
 func (c *Client) each(ctx context.Context, begin, end string, rev int64, keysOnly bool, fn func(*mvccpb.KeyValue) error) (revision int64, cluster uint64, err error) {
-	for {
-		options := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(rev)}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		page *clientv3.GetResponse
+		err  error
+	}
+	answers := make(chan answer, 1)
+	get := func(begin string, rev int64, size int64) {
+		options := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(size), clientv3.WithRev(rev)}
 		if keysOnly {
 			options = append(options, clientv3.WithKeysOnly())
 		}
 		page, err := request(ctx, c, func(ctx context.Context, etcd *clientv3.Client) (*clientv3.GetResponse, error) {
 			return etcd.Get(ctx, begin, options...)
 		})
-		if err != nil {
-			return 0, 0, err
+		answers <- answer{page, err}
+	}
+	size := int64(firstPage)
+	go get(begin, rev, size)
+	for {
+		a := <-answers
+		if a.err != nil {
+			return 0, 0, a.err
 		}
+		page := a.page
 		if rev == 0 {
 			rev = page.Header.Revision
+		}
+		if page.More {
+			size = nextPage(size, page)
+			go get(string(page.Kvs[len(page.Kvs)-1].Key)+"\x00", rev, size)
 		}
 		for _, kv := range page.Kvs {
 			if err := fn(kv); err != nil {
 				return 0, 0, err
 			}
-			begin = string(kv.Key) + "\x00"
 		}
 		if !page.More {
 			return rev, page.Header.ClusterId, nil
 		}
 	}
+}
+
+// nextPage is the size of the page after this one. For each, the server counts all keys
+// up to the end of the range, so there should not be many.
+func nextPage(size int64, page *clientv3.GetResponse) int64 {
+	bytes := 0
+	for _, kv := range page.Kvs {
+		bytes += len(kv.Key) + len(kv.Value)
+	}
+	switch {
+	case bytes > pageBytes:
+		return max(size/4, 100)
+	case bytes < pageBytes/8:
+		return min(4*size, maxPage)
+	}
+	return size
 }
 
 // openWatch opens a stream of what changes in the watched range after the

@@ -151,7 +151,7 @@ func TestNamespaces(t *testing.T) {
 func TestListIsSortedAndPaged(t *testing.T) {
 	e := testbed.StartEtcd(t)
 	c := openEtcd(t, e)
-	const n = 2*pageSize + 10
+	const n = 2*firstPage + 10
 	for i := range n {
 		name := fmt.Sprintf("set-%04d", i*7%n)
 		e.Put(setPath(name), `{"metadata":{"name":"`+name+`"},"spec":{"nets":["10.0.0.0/8"]}}`)

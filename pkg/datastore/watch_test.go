@@ -89,7 +89,7 @@ func TestWatchCoalesces(t *testing.T) {
 
 func TestLargeSnapshot(t *testing.T) {
 	e := testbed.StartEtcd(t)
-	const n = 3*pageSize + 1
+	const n = 5*firstPage + 1
 	for i := range n {
 		name := fmt.Sprintf("set-%04d", i)
 		e.Put(setPath(name), `{"metadata":{"name":"`+name+`"}}`)
