@@ -241,11 +241,14 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 func (d *Dataplane) left(now time.Time) error {
 	var used []uint32
 	if len(d.classifier.leaving) > 0 {
+		used = d.endpoints.used()
+	}
+	if len(d.classifier.leaving) > 0 && d.hosts.Entries() > 0 {
 		ofHosts, err := hostRulesets(d.kernel.HostEndpoints)
 		if err != nil {
 			return err
 		}
-		used = append(d.endpoints.used(), ofHosts...)
+		used = append(used, ofHosts...)
 	}
 	d.classifier.left(used, now)
 	return nil
