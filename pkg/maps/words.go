@@ -3,6 +3,7 @@ package maps
 import (
 	"encoding/binary"
 	"fmt"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 )
@@ -68,10 +69,8 @@ func (w *Words) Read(at, n int) ([]uint64, error) {
 
 // Write stores words from index at.
 func (w *Words) Write(at int, words []uint64) error {
-	b := make([]byte, 8*len(words))
-	for i, v := range words {
-		binary.NativeEndian.PutUint64(b[8*i:], v)
-	}
+	// In place, for a long ruleset is written for each change of one of its rules.
+	b := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), 8*len(words))
 	if err := w.h.access(func(mem *ebpf.Memory) error { _, err := mem.WriteAt(b, int64(8*at)); return err }); err != nil {
 		return fmt.Errorf("words %d+%d: %w", at, len(words), err)
 	}

@@ -34,6 +34,7 @@ type classifier struct {
 	extents *extents
 	live    map[policy.RulesetID]*ruleset // what the last tables hold
 	leaving []*ruleset                    // what endpoints may still refer to
+	spare   []uint64                      // the words of one that was freed, for the next one
 
 	peers, sources, destinations *numbers
 	addresses                    map[netip.Prefix]uint32 // the kernel's classes
@@ -66,8 +67,7 @@ func newClassifier(k *kernel.Maps, log *slog.Logger) *classifier {
 	words := newExtents(k.Words.Len())
 	words.more = func(n int) (int, error) { err := k.Words.Reserve(n); return k.Words.Len(), err }
 	rules := newRules(k, log)
-	words.freed = func(r *ruleset) { rules.release(r.numbers(), r.without) }
-	return &classifier{
+	c := &classifier{
 		kernel: k, log: log,
 		rules:        rules,
 		extents:      words,
@@ -78,6 +78,11 @@ func newClassifier(k *kernel.Maps, log *slog.Logger) *classifier {
 		unplaced:     make(map[netip.Prefix]bool),
 		trie:         newClassTrie(k.ClassNodes),
 	}
+	words.freed = func(r *ruleset) {
+		rules.release(r.numbers(), r.without)
+		c.spare, r.words = r.words, nil
+	}
+	return c
 }
 
 // placed is what became of the rulesets: where each is in the kernel, or why it is

@@ -181,8 +181,11 @@ func (r *ruleset) append(v *vectors, d *policy.Dimension) extent {
 // that are not in use stay as they are. It is not ok if that cannot be written in place: then the ruleset needs a
 // new one.
 func (c *classifier) encode(r *ruleset, from *policy.Ruleset, numbers []uint32) (words []uint64, ok bool) {
-	words = make([]uint64, r.size)
-	copy(words, r.words)
+	if words, c.spare = c.spare, nil; cap(words) < r.size || cap(words) > 4*r.size {
+		words = make([]uint64, r.size)
+	}
+	words = words[:r.size]
+	clear(words[copy(words, r.words):])
 	words[0], words[1] = uint64(r.rules)|uint64(r.peers)<<32, uint64(r.ports)|uint64(r.vectors)<<32
 	for i, rule := range from.Rules {
 		words[headerWords+i] = ruleWord(rule, numbers[i])
