@@ -41,6 +41,9 @@ func controlScenarios() []controlScenario {
 		{"control/burst/1000", func(t testbed.T, o control.Options, _ bool) figures {
 			return control.Burst(t, o, 1000)
 		}},
+		{"control/routing/10000", func(t testbed.T, o control.Options, quick bool) figures {
+			return control.Routing(t, o, 10_000, count(quick, 100))
+		}},
 		{"control/cluster/1000", func(t testbed.T, o control.Options, quick bool) figures {
 			return control.LargeCluster(t, o, 10, 100, 100, 100, count(quick, 300))
 		}},

@@ -41,6 +41,10 @@ func BenchmarkLargeCluster(b *testing.B) {
 	report(b, func(o Options) []Figure { return LargeCluster(b, o, 1000, 100, 1000, 250, 60) })
 }
 
+func BenchmarkRouting(b *testing.B) {
+	report(b, func(o Options) []Figure { return Routing(b, o, 10_000, 100) })
+}
+
 func BenchmarkBurst(b *testing.B) {
 	report(b, func(o Options) []Figure { return Burst(b, o, 1000) })
 }

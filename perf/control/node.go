@@ -33,6 +33,7 @@ type node struct {
 	testbed.T
 	Options
 	*testbed.Host
+	router *testbed.Namespace // its gateway
 	etcd   *testbed.Etcd
 	dir    string
 	pins   string
@@ -45,7 +46,8 @@ type node struct {
 // newNode makes a host without a running daemon.
 func newNode(t testbed.T, o Options) *node {
 	t.Helper()
-	n := &node{T: t, Options: o, Host: testbed.NewHosts(t, 1).Hosts[0]}
+	lab := testbed.NewHosts(t, 1)
+	n := &node{T: t, Options: o, Host: lab.Hosts[0], router: lab.Router}
 	// The listener is of the namespace: no proxy between the daemon and etcd.
 	n.must(n.Do(func() error {
 		n.etcd = testbed.StartEtcd(t)
