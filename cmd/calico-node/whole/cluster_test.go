@@ -82,6 +82,7 @@ type cluster struct {
 type options struct {
 	subnets  []int // of each host; its length is the number of hosts
 	embedded bool  // etcd in the first daemon
+	foreign  int   // how many hosts, the last ones, run nothing of ours
 	environ  []string
 }
 
@@ -115,7 +116,7 @@ func newCluster(t *testing.T, o options) *cluster {
 		t.Cleanup(store.Close)
 	}
 	c.lab = testbed.NewHosts(t, len(o.subnets), o.subnets...)
-	for i, h := range c.lab.Hosts {
+	for i, h := range c.lab.Hosts[:len(o.subnets)-o.foreign] {
 		c.nodes = append(c.nodes, newNode(c, h, i, o))
 	}
 	for _, n := range c.nodes {

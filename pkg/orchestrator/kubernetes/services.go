@@ -152,7 +152,7 @@ func stripService(object any) any {
 }
 
 // stripSlice leaves one endpoint of a slice that has ready ones on this node, and none
-// of others.
+// of others. What it leaves it may be given again.
 func (w *Watcher) stripSlice(object any) any {
 	s, ok := object.(*discovery.EndpointSlice)
 	if !ok {
@@ -164,7 +164,7 @@ func (w *Watcher) stripSlice(object any) any {
 		ready := e.Conditions.Ready == nil || *e.Conditions.Ready
 		return ready && e.NodeName != nil && *e.NodeName == w.o.Node
 	}) {
-		out.Endpoints = []discovery.Endpoint{{}}
+		out.Endpoints = []discovery.Endpoint{{NodeName: &w.o.Node}}
 	}
 	return out
 }

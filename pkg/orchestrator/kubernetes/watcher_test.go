@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -165,6 +166,22 @@ func TestServices(t *testing.T) {
 	w.Follow(false, nil)
 	if got := w.serviceText(); got != "" {
 		t.Errorf("services that nobody asks for any more: %s", got)
+	}
+}
+
+// TestStripTwice: client-go may strip what it has stripped already.
+func TestStripTwice(t *testing.T) {
+	w := New(Options{Node: "a"}, slog.New(slog.DiscardHandler))
+	for _, object := range []any{
+		service("web", core.ServiceSpec{Type: core.ServiceTypeLoadBalancer, ClusterIP: "10.96.0.3", ExternalTrafficPolicy: local}, "203.0.113.3"),
+		endpoints("web", "web-1", discovery.AddressTypeIPv4, "b", "a"), endpoints("web", "web-2", discovery.AddressTypeIPv6, "b"),
+		secret("calico-system", "bgp", map[string][]byte{"tor-1": []byte("tea")}),
+	} {
+		strip := func(o any) any { return stripSecret(stripService(w.stripSlice(o))) }
+		once := strip(object)
+		if twice := strip(once); !reflect.DeepEqual(once, twice) {
+			t.Errorf("%+v, once more %+v", once, twice)
+		}
 	}
 }
 
