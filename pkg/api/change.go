@@ -1,6 +1,11 @@
 package api
 
-import "errors"
+import (
+	"errors"
+	"slices"
+
+	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+)
 
 // ValidateChange returns what may not become of old, joined: fields that stay
 // as they are as long as the object exists. Both have been through [Default].
@@ -14,6 +19,10 @@ func ValidateChange(old, r Resource) error {
 			}
 			if p.Spec.BlockSize != o.Spec.BlockSize {
 				f.add("spec.blockSize", p.Spec.BlockSize, "cannot be changed from %d", o.Spec.BlockSize)
+			}
+			balancer := v3.IPPoolAllowedUseLoadBalancer
+			if slices.Contains(o.Spec.AllowedUses, balancer) && !slices.Contains(p.Spec.AllowedUses, balancer) {
+				f.add("spec.allowedUses", p.Spec.AllowedUses, "cannot be changed from LoadBalancer")
 			}
 		}
 	}

@@ -96,6 +96,8 @@ func equal(stored, next api.Resource) (bool, error) {
 // over returns what the item makes of the stored resource: itself, with what its
 // writer leaves to the cluster. What cannot be changed is refused.
 func (it item) over(stored api.Resource) (api.Resource, error) {
+	stored = stored.DeepCopyObject().(api.Resource)
+	api.Default(stored) // what an older Calico left out is as it is now by default
 	next := it.resource
 	if !it.HasStatus {
 		var err error

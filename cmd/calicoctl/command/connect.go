@@ -25,6 +25,7 @@ type apiConfig struct {
 		DatastoreType  string `json:"datastoreType"`
 		EtcdEndpoints  string `json:"etcdEndpoints"`
 		EtcdAuthority  string `json:"etcdAuthority"`
+		EtcdDiscovery  string `json:"etcdDiscoverySrv"`
 		EtcdUsername   string `json:"etcdUsername"`
 		EtcdPassword   string `json:"etcdPassword"`
 		EtcdKeyFile    string `json:"etcdKeyFile"`
@@ -46,13 +47,13 @@ func (a *app) datastoreConfig() (datastore.Config, error) {
 		}
 		return a.Env(name)
 	}
-	endpointsFromEnv := env("ETCD_ENDPOINTS") != "" || env("ETCD_AUTHORITY") != ""
+	endpointsFromEnv := env("ETCD_ENDPOINTS") != "" || env("ETCD_AUTHORITY") != "" || env("ETCD_DISCOVERY_SRV") != ""
 	lookup := func(name string) string {
 		if v := env(name); v != "" {
 			return v
 		}
 		switch name {
-		case "ETCD_ENDPOINTS", "ETCD_AUTHORITY":
+		case "ETCD_ENDPOINTS", "ETCD_AUTHORITY", "ETCD_DISCOVERY_SRV":
 			if endpointsFromEnv {
 				return "" // one place says where etcd is, not half each
 			}
@@ -85,14 +86,15 @@ func (a *app) readConfigFile() (map[string]string, error) {
 		return nil, fmt.Errorf("configuration %s: apiVersion: %q is not %s", a.configFile, c.APIVersion, api.GroupVersion)
 	}
 	return map[string]string{
-		"DATASTORE_TYPE":    c.Spec.DatastoreType,
-		"ETCD_ENDPOINTS":    c.Spec.EtcdEndpoints,
-		"ETCD_AUTHORITY":    c.Spec.EtcdAuthority,
-		"ETCD_USERNAME":     c.Spec.EtcdUsername,
-		"ETCD_PASSWORD":     c.Spec.EtcdPassword,
-		"ETCD_KEY_FILE":     c.Spec.EtcdKeyFile,
-		"ETCD_CERT_FILE":    c.Spec.EtcdCertFile,
-		"ETCD_CA_CERT_FILE": c.Spec.EtcdCACertFile,
+		"DATASTORE_TYPE":     c.Spec.DatastoreType,
+		"ETCD_ENDPOINTS":     c.Spec.EtcdEndpoints,
+		"ETCD_AUTHORITY":     c.Spec.EtcdAuthority,
+		"ETCD_DISCOVERY_SRV": c.Spec.EtcdDiscovery,
+		"ETCD_USERNAME":      c.Spec.EtcdUsername,
+		"ETCD_PASSWORD":      c.Spec.EtcdPassword,
+		"ETCD_KEY_FILE":      c.Spec.EtcdKeyFile,
+		"ETCD_CERT_FILE":     c.Spec.EtcdCertFile,
+		"ETCD_CA_CERT_FILE":  c.Spec.EtcdCACertFile,
 	}, nil
 }
 
@@ -107,11 +109,8 @@ func (a *app) open(ctx context.Context) (store, error) {
 		return store{}, err
 	}
 	client, err := datastore.Open(ctx, config, log)
-	return store{client}, err
+	return store{Client: client}, err
 }
-
-// store is the datastore as commands use it.
-type store struct{ *datastore.Client }
 
 // explain says what went wrong with one object in Calico's words.
 func explain(key api.Key, err error) error {

@@ -16,7 +16,7 @@ import (
 type deleteOptions struct {
 	scope
 	input
-	skipNotExists bool
+	skipNotExists, dry bool
 }
 
 func newDelete(a *app) *cobra.Command {
@@ -45,7 +45,8 @@ own configuration; with an IPPool the blocks that nodes have of it.`,
 	}
 	o.scope.flags(cmd, false)
 	o.input.flags(cmd)
-	cmd.Flags().BoolVar(&o.skipNotExists, "skip-not-exists", false, "resources that do not exist are no error")
+	cmd.Flags().BoolVarP(&o.skipNotExists, "skip-not-exists", "s", false, "resources that do not exist are no error")
+	cmd.Flags().BoolVar(&o.dry, "dry-run", false, "say what would happen, and delete nothing")
 	return cmd
 }
 
@@ -67,7 +68,8 @@ func (a *app) delete(cmd *cobra.Command, args []string, o deleteOptions) error {
 		return err
 	}
 	defer s.Close()
-	r := report{app: a, verb: "delete", participle: "deleted", count: len(targets), kind: targets[0].key.Kind}
+	s.dry = o.dry
+	r := report{app: a, dry: o.dry, verb: "delete", participle: "deleted", count: len(targets), kind: targets[0].key.Kind}
 	for _, t := range targets {
 		if t.key.Kind != r.kind {
 			r.kind = ""
@@ -129,6 +131,16 @@ func remove(ctx context.Context, s store, t target, skipNotExists bool) (string,
 }
 
 func (s store) delete(ctx context.Context, t target) error {
+	if err := s.checkDelete(ctx, t.key); err != nil {
+		return err
+	}
+	if s.dry {
+		now, err := s.Get(ctx, t.key)
+		if err == nil && t.resourceVersion != "" && now.GetResourceVersion() != t.resourceVersion {
+			err = fmt.Errorf("%s: %w", t.key, datastore.ErrConflict)
+		}
+		return err
+	}
 	if t.resourceVersion == "" {
 		if err := s.cleanUp(ctx, t.key); err != nil {
 			return err

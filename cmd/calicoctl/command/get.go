@@ -252,11 +252,7 @@ func exported(groups []output.Group) []output.Group {
 		rs := make([]api.Resource, len(out[i].Resources))
 		for j, r := range out[i].Resources {
 			r := r.DeepCopyObject().(api.Resource)
-			r.SetUID("")
-			r.SetResourceVersion("")
-			r.SetGeneration(0)
-			r.SetCreationTimestamp(zeroTime)
-			r.SetManagedFields(nil)
+			bare(r)
 			rs[j] = r
 		}
 		out[i].Resources = rs

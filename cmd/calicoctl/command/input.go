@@ -19,13 +19,13 @@ type input struct {
 
 func (in *input) flags(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVarP(&in.files, "filename", "f", nil, "file or directory with resources as YAML or JSON, - for standard input; may be repeated")
-	cmd.Flags().BoolVarP(&in.recursive, "recursive", "R", false, "accepted for compatibility: directories are always read whole")
+	cmd.Flags().BoolVarP(&in.recursive, "recursive", "R", false, "read directories with all that is below them")
 	cmd.Flags().BoolVar(&in.skipEmpty, "skip-empty", false, "do not fail if there is no resource in the files")
 }
 
 // read returns all objects of the files.
 func (in *input) read(a *app) ([]manifest.Object, error) {
-	objects, err := manifest.Read(in.files, a.In)
+	objects, err := manifest.Read(in.files, in.recursive, a.In)
 	if err == nil && len(objects) == 0 && !in.skipEmpty {
 		err = errors.New("no resources specified in file")
 	}
@@ -74,6 +74,12 @@ func (s scope) keyOf(obj manifest.Object) (api.Key, error) {
 // prepare decodes, completes, defaults and validates all objects, so that
 // nothing is written if any of them is wrong. All faults are reported.
 func prepare(objects []manifest.Object, s scope) ([]item, error) {
+	items, errs := check(objects, s)
+	return items, refusal(errs)
+}
+
+// check is what prepare does, for those who never meant to write.
+func check(objects []manifest.Object, s scope) ([]item, []error) {
 	items := make([]item, 0, len(objects))
 	var errs []error
 	for _, obj := range objects {
@@ -97,7 +103,7 @@ func prepare(objects []manifest.Object, s scope) ([]item, error) {
 		}
 		items = append(items, item{obj, r, api.KeyOf(r)})
 	}
-	return items, refusal(errs)
+	return items, errs
 }
 
 // refusal lists all faults for which nothing is written, if there are any.

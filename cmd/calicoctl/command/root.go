@@ -38,8 +38,8 @@ type usageError struct {
 	command string
 }
 
-// Run runs calicoctl with these arguments and returns its exit code: 0, or 1
-// with the reason on s.Err.
+// Run runs calicoctl with these arguments and returns its exit code: 0, or
+// another, mostly 1, with the reason on s.Err.
 func Run(ctx context.Context, args []string, s Surroundings) int {
 	root := newRoot(&app{Surroundings: s})
 	root.SetArgs(args)
@@ -50,6 +50,13 @@ func Run(ctx context.Context, args []string, s Surroundings) int {
 	if err == nil {
 		return 0
 	}
+	code := 1
+	if exit := (exitError{}); errors.As(err, &exit) {
+		if code = exit.code; exit.err == nil {
+			return code
+		}
+		err = exit.err
+	}
 	fmt.Fprintln(s.Err, strings.TrimRight(err.Error(), "\n"))
 	if errors.Is(err, datastore.ErrUnreachable) {
 		fmt.Fprintln(s.Err, "Is etcd running there? ETCD_ENDPOINTS or the configuration file says where it is.")
@@ -59,7 +66,7 @@ func Run(ctx context.Context, args []string, s Surroundings) int {
 	} else if strings.HasPrefix(err.Error(), "unknown command") {
 		fmt.Fprintf(s.Err, "Run '%s --help' for usage.\n", ran.CommandPath())
 	}
-	return 1
+	return code
 }
 
 func newRoot(a *app) *cobra.Command {
@@ -123,7 +130,8 @@ else http://127.0.0.1:2379.`,
 			root.AddCommand(c)
 		}
 	}
-	add("resources", newGet(a), newApply(a), newCreate(a), newReplace(a), newDelete(a))
+	add("resources", newGet(a), newApply(a), newCreate(a), newReplace(a), newDelete(a), newPatch(a), newLabel(a),
+		newEdit(a), newDiff(a), newValidate(a))
 	add("state", newWhy(a), newObserve(a), newRules(a), newFlows(a), newNode(a), newIPAM(a))
 	add("other", newVersion(a))
 	return root

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"calico-xdp/cmd/calicoctl/manifest"
 	"calico-xdp/cmd/calicoctl/output"
@@ -22,6 +23,14 @@ type writeOptions struct {
 	scope
 	input
 	skipExists bool
+	dry        bool
+	confirm    time.Duration // only apply: 0 is for good
+}
+
+func (o *writeOptions) flags(cmd *cobra.Command) {
+	o.scope.flags(cmd, false)
+	o.input.flags(cmd)
+	cmd.Flags().BoolVar(&o.dry, "dry-run", false, "say what would happen, and write nothing")
 }
 
 // deed is what apply, create or replace does with one object: it returns the
@@ -40,14 +49,21 @@ func newApply(a *app) *cobra.Command {
   generate | calicoctl apply -f -
 
   # Into a namespace, where the file does not name one.
-  calicoctl apply -f web.yaml -n prod`,
+  calicoctl apply -f web.yaml -n prod
+
+  # What would happen?
+  calicoctl apply -f cluster/ --dry-run
+
+  # Policy that may lock you out: what was there before comes back by itself
+  # after a minute, unless you can still say 'calicoctl confirm'.
+  calicoctl apply -f lockdown.yaml --confirm 60s`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.write(cmd, o, "apply", "applied", apply)
 		},
 	}
-	o.scope.flags(cmd, false)
-	o.input.flags(cmd)
+	o.flags(cmd)
+	cmd.Flags().DurationVar(&o.confirm, "confirm", 0, "undo it after this time, if 'calicoctl confirm' does not come; only for policy")
 	return cmd
 }
 
@@ -69,8 +85,7 @@ func newCreate(a *app) *cobra.Command {
 			})
 		},
 	}
-	o.scope.flags(cmd, false)
-	o.input.flags(cmd)
+	o.flags(cmd)
 	cmd.Flags().BoolVar(&o.skipExists, "skip-exists", false, "leave resources that exist as they are, without an error")
 	return cmd
 }
@@ -94,8 +109,7 @@ replaced if nobody has changed it since.` + filesHelp,
 			return a.write(cmd, o, "replace", "replaced", replace)
 		},
 	}
-	o.scope.flags(cmd, false)
-	o.input.flags(cmd)
+	o.flags(cmd)
 	return cmd
 }
 
@@ -118,12 +132,14 @@ func (a *app) write(cmd *cobra.Command, o writeOptions, verb, participle string,
 		return err
 	}
 	defer s.Close()
-	if verb != "create" {
-		if err := checkChanges(ctx, s, items); err != nil {
-			return err
-		}
+	s.dry = o.dry
+	if err := checkCluster(ctx, s, items); err != nil {
+		return err
 	}
-	r := report{app: a, verb: verb, participle: participle, objects: objects}
+	if o.confirm > 0 {
+		return a.try(ctx, s, items, o.confirm)
+	}
+	r := report{app: a, verb: verb, participle: participle, objects: objects, dry: o.dry}
 	for _, it := range items {
 		done, err := do(ctx, s, it)
 		if err != nil {
@@ -136,25 +152,6 @@ func (a *app) write(cmd *cobra.Command, o writeOptions, verb, participle string,
 	return r.end()
 }
 
-// checkChanges refuses to change what cannot change in a resource that exists,
-// such as the network of a pool, before anything is written.
-func checkChanges(ctx context.Context, s store, items []item) error {
-	var errs []error
-	for _, it := range items {
-		stored, err := s.Get(ctx, it.key)
-		if errors.Is(err, datastore.ErrUnreachable) {
-			return err
-		}
-		if err != nil {
-			continue // it is not there, or whoever writes it will say what is wrong
-		}
-		if _, err := it.over(stored); err != nil {
-			errs = append(errs, manifest.Prefix(it.Source, err))
-		}
-	}
-	return refusal(errs)
-}
-
 // report tells what happens to each object and sums up.
 type report struct {
 	*app
@@ -165,6 +162,7 @@ type report struct {
 	done             int
 	errs             []error
 	hopeless         bool // going on is of no use
+	dry              bool // nothing is written
 }
 
 func (r *report) add(name, done string, err error) {
@@ -174,6 +172,9 @@ func (r *report) add(name, done string, err error) {
 		return
 	}
 	r.done++
+	if r.dry {
+		done += " (dry run)"
+	}
 	fmt.Fprintln(r.Out, name, done)
 }
 
@@ -186,6 +187,10 @@ func (r *report) end() error {
 	what := "resource(s)"
 	if kind != "" {
 		what = fmt.Sprintf("'%s' resource(s)", kind)
+	}
+	if len(r.errs) == 0 && r.dry {
+		_, err := fmt.Fprintf(r.Out, "Dry run: %d %s would be %s; nothing was written\n", count, what, r.participle)
+		return err
 	}
 	if len(r.errs) == 0 {
 		_, err := fmt.Fprintf(r.Out, "Successfully %s %d %s\n", r.participle, count, what)

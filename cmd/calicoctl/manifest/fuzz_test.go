@@ -17,7 +17,7 @@ func FuzzRead(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, in string) {
-		objects, err := manifest.Read([]string{"-"}, strings.NewReader(in))
+		objects, err := manifest.Read([]string{"-"}, false, strings.NewReader(in))
 		if err != nil && objects != nil {
 			t.Errorf("objects beside the error %v", err)
 		}

@@ -56,14 +56,15 @@ func Prefix(source string, err error) error {
 }
 
 // Read returns the objects of all paths in order. A directory stands for the
-// .yaml, .yml and .json files in it and below it, sorted; "-" for stdin.
-func Read(paths []string, stdin io.Reader) ([]Object, error) {
+// .yaml, .yml and .json files in it, sorted, and those below it if recursive;
+// "-" for stdin.
+func Read(paths []string, recursive bool, stdin io.Reader) ([]Object, error) {
 	var (
 		objects []Object
 		errs    []error
 	)
 	for _, path := range paths {
-		found, err := readPath(path, stdin)
+		found, err := readPath(path, recursive, stdin)
 		objects = append(objects, found...)
 		errs = append(errs, err)
 	}
@@ -73,7 +74,7 @@ func Read(paths []string, stdin io.Reader) ([]Object, error) {
 	return objects, nil
 }
 
-func readPath(path string, stdin io.Reader) ([]Object, error) {
+func readPath(path string, recursive bool, stdin io.Reader) ([]Object, error) {
 	if path == "-" {
 		data, err := io.ReadAll(stdin)
 		if err != nil {
@@ -91,7 +92,12 @@ func readPath(path string, stdin io.Reader) ([]Object, error) {
 		}
 		if file == path && !entry.IsDir() {
 			// Named by the user: whatever it is called, and a link or a pipe too.
-		} else if entry.IsDir() || !isManifest(file) {
+		} else if entry.IsDir() {
+			if file != path && !recursive {
+				return fs.SkipDir
+			}
+			return nil
+		} else if !isManifest(file) {
 			return nil
 		}
 		data, err := os.ReadFile(file)

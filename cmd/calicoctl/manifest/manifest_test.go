@@ -31,7 +31,7 @@ const kubespray = `
 
 func read(t *testing.T, stdin string) ([]manifest.Object, error) {
 	t.Helper()
-	return manifest.Read([]string{"-"}, strings.NewReader(stdin))
+	return manifest.Read([]string{"-"}, false, strings.NewReader(stdin))
 }
 
 func keys(objects []manifest.Object) []string {
@@ -171,7 +171,7 @@ func TestFiles(t *testing.T) {
 	write("README.md", "not for us")
 	write("plain", pool("d"))
 
-	objects, err := manifest.Read([]string{dir, filepath.Join(dir, "plain")}, nil)
+	objects, err := manifest.Read([]string{dir, filepath.Join(dir, "plain")}, true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,10 +179,15 @@ func TestFiles(t *testing.T) {
 		t.Error(diff)
 	}
 
+	objects, err = manifest.Read([]string{dir}, false, nil)
+	if diff := cmp.Diff([]string{"IPPool(a)", "IPPool(b)"}, keys(objects)); err != nil || diff != "" {
+		t.Error(err, diff)
+	}
+
 	// Every file's fault is reported.
 	write("20.yml", "kind: X\napiVersion: projectcalico.org/v3\n")
 	write("sub/30.json", "{")
-	objects, err = manifest.Read([]string{dir, filepath.Join(dir, "none")}, nil)
+	objects, err = manifest.Read([]string{dir, filepath.Join(dir, "none")}, true, nil)
 	if objects != nil || err == nil {
 		t.Fatalf("got %v, %v", keys(objects), err)
 	}
