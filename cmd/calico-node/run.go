@@ -80,7 +80,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		c.environment.Config.DatastoreListen = c.etcdListen
 	}
 
-	startup := &control.Startup{Environment: c.environment, Store: client, Host: network, Logger: log}
+	startup := &control.Startup{Environment: c.environment, Store: client, Host: network, Version: buildVersion(), Logger: log}
 	var addresses []nodeapi.Address
 	err = patiently(ctx, log, "start-up", func(ctx context.Context) error {
 		addresses, err = startup.Run(ctx)
@@ -108,15 +108,17 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	cluster, kube := followKubernetes(c.environment, log)
 	var reporter *control.Reporter // before the first round
 	var answers *control.Answers   // likewise
+	var operations *control.Operations
 	controller := control.New(control.Options{
 		Node: node, Config: c.environment.Config,
-		Datastore: watcher, Policy: policy.NewCompiler(node), Links: network, Learner: speaker, Secrets: secrets, Kubernetes: cluster,
+		Datastore: control.NewTrials(ctx, watcher, log), Policy: policy.NewCompiler(node), Links: network, Learner: speaker, Secrets: secrets, Kubernetes: cluster,
 		Sinks: []control.NamedSink{
 			{Name: "dataplane", Sink: plane, Vital: true}, {Name: "host", Sink: network}, {Name: "bgp", Sink: speaker},
 		},
 		Observe: func(changes []api.Change, want *desired.State) {
 			keeper.Observe(changes)
 			reporter.Observe(changes)
+			operations.Observe(changes)
 			servers.Set(want.Servers)
 			answers.Observe(changes, want)
 			if kube != nil {
@@ -142,6 +144,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		Speaker:   speaker,
 	}
 	reporter = control.NewReporter(self, client, log)
+	operations = control.NewOperations(node, controller.Published, client, log)
 	stopAPI, err := serveAPI(c, self, log)
 	if err != nil {
 		return err
@@ -158,6 +161,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		kept.Go(func() { kube.Run(ctx) })
 	}
 	kept.Go(func() { reporter.Run(ctx) })
+	kept.Go(func() { operations.Run(ctx) })
 	defer kept.Wait()
 	controller.Run(ctx)
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {

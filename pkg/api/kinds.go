@@ -43,7 +43,7 @@ type Kind struct {
 	Plural     string // as in keys of the datastore: "ippools"
 	Namespaced bool
 	Aliases    []string // more names that users may write, lower case
-	Internal   bool     // IPAM's own: stored outside the resources, not for users
+	Internal   bool     // IPAM's and our own: stored outside the resources, not for users
 	New        func() Resource
 }
 
@@ -134,6 +134,12 @@ var kinds = []*Kind{
 		New: func() Resource { return stamp(&IPAMBlock{}, KindIPAMBlock) }},
 	{Name: KindIPAMHandle, Plural: "ipamhandles", Internal: true,
 		New: func() Resource { return stamp(&IPAMHandle{}, KindIPAMHandle) }},
+	{Name: KindTrial, Plural: "trials", Internal: true,
+		New: func() Resource { return stamp(&Trial{}, KindTrial) }},
+	{Name: KindTrialHold, Plural: "trialholds", Internal: true,
+		New: func() Resource { return stamp(&TrialHold{}, KindTrialHold) }},
+	{Name: KindEnforcementQuery, Plural: "enforcementqueries", Internal: true,
+		New: func() Resource { return stamp(&EnforcementQuery{}, KindEnforcementQuery) }},
 }
 
 // stamp writes kind and apiVersion into r.
@@ -158,6 +164,8 @@ func kindOf(r Resource) string {
 		return KindCalicoNodeStatus
 	case *ClusterInformation:
 		return KindClusterInformation
+	case *EnforcementQuery:
+		return KindEnforcementQuery
 	case *FelixConfiguration:
 		return KindFelixConfiguration
 	case *GlobalNetworkPolicy:
@@ -196,6 +204,10 @@ func kindOf(r Resource) string {
 		return KindStagedNetworkPolicy
 	case *Tier:
 		return KindTier
+	case *Trial:
+		return KindTrial
+	case *TrialHold:
+		return KindTrialHold
 	case *WorkloadEndpoint:
 		return KindWorkloadEndpoint
 	}

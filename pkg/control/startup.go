@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strconv"
+	"strings"
 
 	"calico-xdp/pkg/api"
 	"calico-xdp/pkg/control/desired"
@@ -41,6 +43,7 @@ type Startup struct {
 	Environment *Environment
 	Store       Store
 	Host        Host
+	Version     string // of this daemon
 	Logger      *slog.Logger
 }
 
@@ -66,7 +69,53 @@ func (s *Startup) Run(ctx context.Context) ([]nodeapi.Address, error) {
 	kind, _ := api.FindKind(api.KindFelixConfiguration)
 	felix := kind.New()
 	felix.SetName("default")
-	return addresses, s.createMissing(ctx, felix)
+	if err := s.createMissing(ctx, felix); err != nil {
+		return nil, err
+	}
+	return addresses, s.announce(ctx)
+}
+
+// announce writes into the ClusterInformation which version the cluster has, as Calico's
+// nodes do, and that we are part of it. The version of a cluster that has one already is
+// not touched: Calico's own calicoctl refuses to work with another than its own. For the
+// same reason only a release has a version to write.
+func (s *Startup) announce(ctx context.Context) error {
+	const ours = "calico-xdp"
+	for {
+		stored, err := s.Store.Get(ctx, api.Key{Kind: api.KindClusterInformation, Name: "default"})
+		if errors.Is(err, datastore.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		info := stored.DeepCopyObject().(*api.ClusterInformation)
+		types := strings.FieldsFunc(info.Spec.ClusterType, func(r rune) bool { return r == ',' })
+		known := slices.Contains(types, ours)
+		if !known {
+			info.Spec.ClusterType = strings.Join(append(types, ours), ",")
+		}
+		if info.Spec.CalicoVersion == "" && isRelease(s.Version) {
+			info.Spec.CalicoVersion = s.Version
+		} else if known {
+			return nil
+		}
+		_, err = s.Store.Update(ctx, info)
+		if !errors.Is(err, datastore.ErrConflict) {
+			return err
+		}
+	}
+}
+
+// isRelease tells v1.2.3 from what stands in where there is no version.
+func isRelease(version string) bool {
+	numbers := strings.Split(strings.TrimPrefix(version, "v"), ".")
+	for _, n := range numbers {
+		if _, err := strconv.ParseUint(n, 10, 32); err != nil {
+			return false
+		}
+	}
+	return len(numbers) == 3 && strings.HasPrefix(version, "v")
 }
 
 // Refresh finds the node's addresses again and corrects the Node resource, if

@@ -19,7 +19,15 @@ const (
 	blockRoot    = ipamRoot + "assignment/"
 	affinityRoot = ipamRoot + "host/"
 
-	// One range holds both roots; [codec.key] tells what between them is not ours.
+	// What only we have. It is in the watched range, so that it comes in order with
+	// the resources; the answers are not, since nobody but who asked wants them.
+	operationsRoot = "/calico/operations/v1/"
+	trialRoot      = operationsRoot + "trials/"
+	holdRoot       = operationsRoot + "holds/"
+	queryRoot      = operationsRoot + "queries/"
+	answerRoot     = "/calico/xdp/v1/answers/" // query, node
+
+	// One range holds all roots; [codec.key] tells what between them is not ours.
 	watchBegin = ipamRoot
 	watchEnd   = "/calico/resources/v3/projectcalico.org0" // '0' follows '/'
 )
@@ -72,9 +80,6 @@ func (c *codec) path(k api.Key) (string, error) {
 	if strings.Contains(k.Name+k.Namespace, "/") {
 		return "", fmt.Errorf("%s: a name cannot contain '/'", k)
 	}
-	if kind.Name == api.KindIPAMHandle {
-		return handleRoot + k.Name, nil
-	}
 	return c.prefix(kind, c.withNamespace(k).Namespace) + k.Name, nil
 }
 
@@ -103,6 +108,12 @@ func (c *codec) prefix(kind *api.Kind, namespace string) string {
 		return affinityRoot
 	case kind.Name == api.KindIPAMHandle:
 		return handleRoot
+	case kind.Name == api.KindTrial:
+		return trialRoot
+	case kind.Name == api.KindTrialHold:
+		return holdRoot
+	case kind.Name == api.KindEnforcementQuery:
+		return queryRoot
 	case kind.Namespaced && namespace != "":
 		return resourceRoot + kind.Plural + "/" + namespace + "/"
 	}
@@ -129,8 +140,12 @@ func (c *codec) key(path string) (api.Key, bool) {
 	if path == configKey {
 		return api.Key{Kind: api.KindIPAMConfig, Name: "default"}, true
 	}
-	if id, ok := strings.CutPrefix(path, handleRoot); ok {
-		return api.Key{Kind: api.KindIPAMHandle, Name: id}, id != "" && !strings.Contains(id, "/")
+	for root, kind := range map[string]string{
+		handleRoot: api.KindIPAMHandle, trialRoot: api.KindTrial, holdRoot: api.KindTrialHold, queryRoot: api.KindEnforcementQuery,
+	} {
+		if id, ok := strings.CutPrefix(path, root); ok {
+			return api.Key{Kind: kind, Name: id}, id != "" && !strings.Contains(id, "/")
+		}
 	}
 	var k api.Key
 	if rest, ok := strings.CutPrefix(path, blockRoot); ok { // ipv4/block/192.168.46.128-26

@@ -46,6 +46,9 @@ func TestKeys(t *testing.T) {
 		"/calico/ipam/v2/host/node-a/ipv4/block/192.168.107.160-28":                {Kind: "BlockAffinity", Name: "node-a/192.168.107.160-28"},
 		"/calico/ipam/v2/host/node-a/ipv6/block/fd02::6d15:74ba:80e:4835:8080-122": {Kind: "BlockAffinity", Name: "node-a/fd02::6d15:74ba:80e:4835:8080-122"},
 		"/calico/ipam/v2/host/node-b.example.com/ipv4/block/192.168.5.0-26":        {Kind: "BlockAffinity", Name: "node-b.example.com/192.168.5.0-26"},
+		"/calico/operations/v1/trials/3f2a91bc":                                    {Kind: "Trial", Name: "3f2a91bc"},
+		"/calico/operations/v1/holds/3f2a91bc":                                     {Kind: "TrialHold", Name: "3f2a91bc"},
+		"/calico/operations/v1/queries/3f2a91bc":                                   {Kind: "EnforcementQuery", Name: "3f2a91bc"},
 	} {
 		got, ok := c.key(path)
 		if !ok || got != want {

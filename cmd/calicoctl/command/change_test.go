@@ -211,3 +211,36 @@ func TestEdit(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// Without a node there is nobody to undo a trial; what could not come back is not tried.
+func TestConfirmNeedsNode(t *testing.T) {
+	c := newCluster(t)
+	before := c.etcd.Revision()
+	if got := c.with(poolYAML).fails(t, "apply", "-f-", "--confirm", "60s"); !strings.Contains(got, "IPPool(pool1): --confirm is for policy") {
+		t.Errorf("got %q", got)
+	}
+	if got := c.with(policyYAML).fails(t, "apply", "-f-", "--confirm", "1s"); !strings.Contains(got, "too short") {
+		t.Errorf("got %q", got)
+	}
+	if c.etcd.Revision() != before {
+		t.Error("something was written")
+	}
+	if got := c.with(policyYAML).fails(t, "apply", "-f-", "--confirm", "60s"); !strings.HasPrefix(got, "no calico-node answers that could undo this") {
+		t.Errorf("got %q", got)
+	}
+	if got := c.ok(t, "get", "np", "-A", "-oname"); got != "" {
+		t.Errorf("got %q", got)
+	}
+	for args, want := range map[string]string{
+		"confirm":              "nothing waits to be confirmed\n",
+		"confirm abc":          "abc does not wait to be confirmed: ",
+		"confirm abc --revert": "abc does not wait to be confirmed\n",
+		"wait --for enforced":  "the cluster has no nodes\n",
+		"wait --for delete":    "--for: \"delete\": there is only \"enforced\"\n",
+		"wait none":            "resource does not exist: Node(none)\n",
+	} {
+		if got := c.fails(t, strings.Fields(args)...); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: got %q", args, got)
+		}
+	}
+}

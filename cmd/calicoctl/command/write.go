@@ -136,7 +136,7 @@ func (a *app) write(cmd *cobra.Command, o writeOptions, verb, participle string,
 	if err := checkCluster(ctx, s, items); err != nil {
 		return err
 	}
-	if o.confirm > 0 {
+	if o.confirm > 0 && !o.dry {
 		return a.try(ctx, s, items, o.confirm)
 	}
 	r := report{app: a, verb: verb, participle: participle, objects: objects, dry: o.dry}

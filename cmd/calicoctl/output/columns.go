@@ -81,18 +81,18 @@ func columnsOf(kind string) []column {
 	case api.KindTier:
 		return []column{name, col("ORDER", func(t *api.Tier) string { return order(t.Spec.Order) })}
 	case api.KindGlobalNetworkSet:
-		return []column{name, wide("NETS", func(s *api.GlobalNetworkSet) string { return cut(s.Spec.Nets) })}
+		return []column{name, wide("NETS", func(s *api.GlobalNetworkSet) string { return Cut(s.Spec.Nets) })}
 	case api.KindNetworkSet:
-		return []column{name, wide("NETS", func(s *api.NetworkSet) string { return cut(s.Spec.Nets) })}
+		return []column{name, wide("NETS", func(s *api.NetworkSet) string { return Cut(s.Spec.Nets) })}
 	case api.KindIPReservation:
-		return []column{name, wide("CIDRS", func(r *api.IPReservation) string { return cut(r.Spec.ReservedCIDRs) })}
+		return []column{name, wide("CIDRS", func(r *api.IPReservation) string { return Cut(r.Spec.ReservedCIDRs) })}
 	case api.KindHostEndpoint:
 		return []column{
 			name,
 			col("NODE", func(h *api.HostEndpoint) string { return h.Spec.Node }),
 			wide("INTERFACE", func(h *api.HostEndpoint) string { return h.Spec.InterfaceName }),
-			wide("IPS", func(h *api.HostEndpoint) string { return cut(h.Spec.ExpectedIPs) }),
-			wide("PROFILES", func(h *api.HostEndpoint) string { return cut(h.Spec.Profiles) }),
+			wide("IPS", func(h *api.HostEndpoint) string { return Cut(h.Spec.ExpectedIPs) }),
+			wide("PROFILES", func(h *api.HostEndpoint) string { return Cut(h.Spec.Profiles) }),
 		}
 	case api.KindWorkloadEndpoint:
 		return workloadEndpointColumns()
@@ -268,7 +268,7 @@ func filters[R any](rules []R, one func(R) string) string {
 	for i, r := range rules {
 		texts[i] = one(r)
 	}
-	return cut(texts)
+	return Cut(texts)
 }
 
 // nodeASN shows a number that the node has from the cluster in brackets.
@@ -323,8 +323,8 @@ func join[S ~string](list []S) string {
 	return strings.Join(out, ",")
 }
 
-// cut joins a list and ends it with "..." where it gets too long for a table.
-func cut(list []string) string {
+// Cut joins a list and ends it with "..." where it gets too long for a table.
+func Cut(list []string) string {
 	s := strings.Join(list, ",")
 	if len(s) <= maxSetWidth {
 		return s
