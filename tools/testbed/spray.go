@@ -73,8 +73,13 @@ func (s *Spray) send(target netip.Addr, rate int) {
 			return
 		default:
 		}
-		if ahead := time.Duration(n)*time.Second/time.Duration(rate) - time.Since(begin); ahead > time.Millisecond {
+		switch ahead := time.Duration(n)*time.Second/time.Duration(rate) - time.Since(begin); {
+		case ahead > time.Millisecond:
 			time.Sleep(ahead)
+		case ahead < -10*time.Millisecond:
+			// What was missed is not made up for: a burst is more than the kernel's
+			// queue (net.core.netdev_max_backlog) holds.
+			begin = begin.Add(-ahead)
 		}
 		i := n % len(s.ports)
 		binary.BigEndian.PutUint16(packet, uint16(1024+n/len(s.ports)%60000))

@@ -53,6 +53,10 @@ func TestEditsUnderTraffic(t *testing.T) {
 	edit(0)
 	c.settle()
 	const open, closed = 5000, 6000
+	drops := func() float64 {
+		return a.counter(`calico_xdp_packets_total\{hook="from_workload",reason="drop_`)
+	}
+	before := drops()
 	spray := testbed.StartSpray(t, client.Namespace, db.Namespace, db.v4, 20000, open, closed)
 	for version := range *edits {
 		edit(version + 1)
@@ -62,7 +66,7 @@ func TestEditsUnderTraffic(t *testing.T) {
 	t.Logf("%d edits: %d packets to the open port sent, %d arrived; %d to the closed port, %d arrived",
 		*edits, sent[open], received[open], sent[closed], received[closed])
 	if sent[open] == 0 || received[open] != sent[open] {
-		t.Errorf("%d of %d allowed packets lost", sent[open]-received[open], sent[open])
+		t.Errorf("%d of %d allowed packets lost; %.0f dropped in all", sent[open]-received[open], sent[open], drops()-before)
 	}
 	if sent[closed] == 0 || received[closed] != 0 {
 		t.Errorf("%d of %d denied packets arrived", received[closed], sent[closed])
