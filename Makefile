@@ -65,10 +65,16 @@ perf-quick: setup-perf root ## the same in less than a minute
 setup-perf: ## install what setup does, and what the product is compared with
 	@tools/setup.sh perf
 
+test-kernel: setup-kernel root ## the same packets on Debian 12's kernel, in an emulator: some minutes
+	GO=$(GO) tools/test-kernel.sh
+
+setup-kernel: ## install what setup does, and the emulator
+	@tools/setup.sh kernel
+
 clean: ## remove what build has made
 	rm -rf bin
 
 root:
 	@test "$$(id -u)" = 0 || { echo "this needs root: it makes network namespaces and loads BPF" >&2; exit 1; }
 
-.PHONY: help setup generate check-generate build test lint demo demo-down perf perf-quick setup-perf clean root
+.PHONY: help setup generate check-generate build test lint demo demo-down perf perf-quick setup-perf test-kernel setup-kernel clean root

@@ -218,6 +218,13 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 			return 0;
 		}
 		if (!flow->slots[OTHER_END(opener)]) {
+			/* As with the kernel's own translation, what the first packet met is so for
+			 * the whole of the flow.
+			 */
+			if (j->fresh && flow->next_hop.forward != FORWARD_HOST && nat_outgoing(source, destination))
+				flow->state |= FLOW_MASQUERADED;
+			if (flow->state & FLOW_MASQUERADED)
+				flow->next_hop.forward = FORWARD_STACK;
 			if (flow->next_hop.forward >= FORWARD_NODE)
 				flow->left = flow->next_hop.forward == FORWARD_NODE ? flow->next_hop.ifindex
 										     : INTERFACE_TUNNEL;
@@ -436,6 +443,7 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct j
 				 hook == HOOK_FROM_NETWORK ? DIRECTION_INGRESS : DIRECTION_EGRESS))
 			flow_turn(j, hook);
 	}
+	j->fresh = fresh;
 	if (fresh || !flow_is_current(flow) || flow_leaves_unasked(flow, p, hook)) {
 		flow_passes(skb, j, p, hook);
 		flow_judge(skb, p, j, hook);

@@ -107,6 +107,15 @@ struct {
 	__uint(max_entries, 4096);
 } path_mtus SEC(".maps");
 
+/* Prefix -> set of enum nat_net. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct prefix);
+	__type(value, __u32);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} nat_nets SEC(".maps");
+
 /* Peer class of a single address, asked before that of its net. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -207,7 +216,7 @@ struct judging {
 	__u32 via;		/* where the packet is: a host's interface or INTERFACE_TUNNEL */
 	__u32 to;		/* slot of the packet's destination where that is known already; 0: not */
 	__u32 absent;		/* the flow is not in the table in use */
-	__u32 pad;
+	__u32 fresh;		/* the packet is the first of its flow */
 	struct next_hop away;	/* to_network: where its packet goes */
 };
 

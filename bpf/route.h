@@ -22,6 +22,26 @@ static __always_inline struct route *route_lookup(const struct address *addr)
 	return bpf_map_lookup_elem(&routes, &prefix);
 }
 
+/* What natOutgoing has to say of an address: a set of enum nat_net. */
+static __always_inline __u32 nat_net(const struct address *addr)
+{
+	struct {
+		__u32 prefix_length;
+		__u32 words[4];
+	} prefix = { .prefix_length = 128 };
+	__u32 *net;
+
+	__builtin_memcpy(prefix.words, addr, sizeof(prefix.words));
+	net = bpf_map_lookup_elem(&nat_nets, &prefix);
+	return net ? *net : 0;
+}
+
+/* Whether a flow that leaves this host is to be masqueraded. */
+__noinline int nat_outgoing(const struct address *source, const struct address *destination)
+{
+	return source && destination && nat_net(source) & NAT_SOURCE && !(nat_net(destination) & NAT_INSIDE);
+}
+
 static __always_inline int address_is_link_local(const struct address *addr)
 {
 	return addr->bytes[0] == 0xfe && (addr->bytes[1] & 0xc0) == 0x80;

@@ -15,6 +15,16 @@
 /* On packets that left for another node through here, so that to_network lets them be. */
 #define MARK_FORWARDED 0x01000000
 
+/* Tells the host's stack to masquerade the packet. */
+static __always_inline void mark_for_nat(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct settings *now = bpf_map_lookup_elem(&settings, &zero);
+
+	if (now)
+		skb->mark |= now->nat_mark;
+}
+
 /* One hop: TTL down by one, checksum with it (RFC 1624). The packet has been parsed. */
 static __always_inline enum reason forward_hop(struct __sk_buff *skb, const struct packet *p)
 {
@@ -81,8 +91,11 @@ static __always_inline enum reason forward_away(struct __sk_buff *skb, const str
 
 	if (forward == FORWARD_HOST)
 		return PASS_TO_HOST;
-	if (forward == FORWARD_STACK || p->ttl <= 1)
+	if (forward == FORWARD_STACK || p->ttl <= 1) {
+		if (flow->state & FLOW_MASQUERADED)
+			mark_for_nat(skb);
 		return PASS_TO_STACK;
+	}
 	room = mtu_exceeded(skb, p, &flow->next_hop);
 	if (room) {
 		/* The host's stack makes fragments of what may be. */
@@ -422,6 +435,7 @@ static __always_inline enum reason explain_packet(struct __sk_buff *skb, struct 
 	}
 	j->via = via;
 	j->to = 0;
+	j->fresh = 1;
 	flow_passes(skb, j, p, hook);
 	flow_judge(skb, p, j, hook);
 	reason = flow_check_source(skb, &j->flow, p, hook);

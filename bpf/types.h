@@ -172,6 +172,15 @@ enum flow_state {
 	FLOW_FORWARDED = 256,	/* neither from nor to the host itself */
 	FLOW_UNTRANSLATED = 512, /* entered as it was sent: before any translation by the host */
 	FLOW_ANSWER = 1024,	/* opened by what only can be an answer: TCP with ACK */
+	FLOW_MASQUERADED = 2048, /* the host's stack gives it an address of the host as source */
+};
+
+/* What a prefix means to natOutgoing. A flow from NAT_SOURCE to where nothing says
+ * NAT_INSIDE is masqueraded. Of prefixes within one another the longest says all.
+ */
+enum nat_net {
+	NAT_SOURCE = 1,		/* of a pool that has it */
+	NAT_INSIDE = 2,		/* of any pool, or else excluded */
 };
 
 #define FLOW_RULES 4
@@ -337,7 +346,7 @@ struct settings {
 	__u8 events;		/* set of enum event_kind that somebody listens to */
 	__u8 pad;
 	__u32 event_rate;	/* events per CPU and second */
-	__u32 pad_end;
+	__u32 nat_mark;		/* on packets that the host's stack is to masquerade */
 };
 
 /* What kinds of host endpoint there are anywhere on the host: a table that is not asked

@@ -36,6 +36,7 @@ var mayImport = map[string][]string{
 	"pkg/control/reconcile":       nil,
 	"pkg/control/dataplane":       {"pkg/api", "pkg/policy", "pkg/control/desired", "pkg/control/reconcile", "pkg/maps", "pkg/loader"},
 	"pkg/control/host":            {"pkg/control/desired", "pkg/control/reconcile"},
+	"pkg/control/nat":             {"pkg/control/desired", "pkg/control/reconcile"},
 	"pkg/control/bgp":             {"pkg/control/desired", "pkg/control/reconcile"},
 	"pkg/control":                 {"pkg/api", "pkg/policy", "pkg/datastore", "pkg/ipam", "pkg/nodeapi", "pkg/control/..."},
 	"pkg/orchestrator/kubernetes": {"pkg/control/desired"},
@@ -55,6 +56,7 @@ var gates = []struct {
 	{"github.com/cilium/ebpf", []string{"pkg/maps", "pkg/loader"}},
 	// The loader: a clsact filter is a thing of netlink, where kernels have no tcx.
 	{"github.com/vishvananda/netlink", []string{"pkg/control/host", "pkg/loader", "tools/testbed", "cmd/calico-cni"}},
+	{"github.com/google/nftables", []string{"pkg/control/nat"}},
 	{"github.com/osrg/gobgp", []string{"pkg/control/bgp"}},
 	{"k8s.io/client-go", []string{"pkg/orchestrator/kubernetes"}},
 	{"go.etcd.io/etcd", []string{"pkg/datastore", "tools/testbed"}},

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs from apt what building and testing need and this machine lacks.
 # Nothing is missing: nothing happens, not even apt-get update. With the argument
-# "perf", also what perf/ compares the product with.
+# "perf", also what perf/ compares the product with; with "kernel", the emulator that
+# boots another kernel.
 set -eu
 
 # need FILE-OR-COMMAND PACKAGE: notes the package if the first is not there.
@@ -32,6 +33,9 @@ need tcpdump tcpdump
 need iperf3 iperf3
 need bird bird2
 need /usr/lib/frr/bgpd frr
+need nft nftables
+need iptables-nft iptables
+need iptables-legacy iptables
 # The committed objects are made by clang 14, Debian 12's; where there is none,
 # any later one builds as well, only check-generate cannot compare objects then.
 if ! command -v clang-14 >/dev/null; then
@@ -41,10 +45,13 @@ if ! command -v llvm-strip-14 >/dev/null; then
 	need llvm-strip "llvm-14|llvm"
 fi
 if [ "${1-}" = perf ]; then
-	need iptables-nft-restore iptables
-	need iptables-legacy-restore iptables
-	need nft nftables
 	need ipset ipset
+fi
+if [ "${1-}" = kernel ]; then
+	need qemu-system-x86_64 qemu-system-x86
+	need busybox busybox-static
+	need cpio cpio
+	need depmod kmod
 fi
 test -n "$missing" || exit 0
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -143,13 +144,12 @@ func loadConf(data []byte) (*netConf, error) {
 	return c, nil
 }
 
+const defaultNodenameFile = "/var/lib/calico/nodename"
+
 // nodename returns what calico-node wrote down as this host's name, else the
 // host's name.
 func nodename(file string) (string, error) {
-	if file == "" {
-		file = "/var/lib/calico/nodename"
-	}
-	data, err := os.ReadFile(file)
+	data, err := os.ReadFile(cmp.Or(file, defaultNodenameFile))
 	if name := strings.TrimSpace(string(data)); name != "" {
 		return name, nil
 	}

@@ -1,10 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"math"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -148,9 +153,20 @@ func (s *session) mtu(ctx context.Context) int {
 		if err == nil && sleep(ctx, nodeRetry) {
 			continue
 		}
-		s.log.Info("the node does not say which MTU to use", "error", err, "mtu", fallbackMTU)
-		return fallbackMTU
+		mtu := writtenMTU(s.conf.NodenameFile)
+		s.log.Info("the node does not say which MTU to use", "error", err, "mtu", mtu)
+		return mtu
 	}
+}
+
+// writtenMTU is what calico-node, ours or Calico's, has last written down beside the
+// node's name.
+func writtenMTU(nodenameFile string) int {
+	b, err := os.ReadFile(filepath.Join(filepath.Dir(cmp.Or(nodenameFile, defaultNodenameFile)), "mtu"))
+	if mtu, bad := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && bad == nil && mtu > 0 && mtu <= math.MaxUint16 {
+		return mtu
+	}
+	return fallbackMTU
 }
 
 // sleep returns false if ctx ended before.

@@ -14,6 +14,22 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// Where the node does not say it, its file does.
+func TestWrittenMTU(t *testing.T) {
+	dir := t.TempDir()
+	for text, want := range map[string]int{"1430": 1430, "8950\n": 8950, "": fallbackMTU, "-1": fallbackMTU, "99999": fallbackMTU, "x": fallbackMTU} {
+		if err := os.WriteFile(filepath.Join(dir, "mtu"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := writtenMTU(filepath.Join(dir, "nodename")); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
+		}
+	}
+	if got := writtenMTU(filepath.Join(dir, "none", "nodename")); got != fallbackMTU {
+		t.Errorf("no file: %d", got)
+	}
+}
+
 func TestCheck(t *testing.T) {
 	w := newWorld(t)
 	c := testbed.NewNamespace(t, "c")

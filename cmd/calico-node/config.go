@@ -115,3 +115,11 @@ func (c *config) ignoreLooseRPF() bool {
 	ignore, err := strconv.ParseBool(c.environment.Config.Felix["ignorelooserpf"])
 	return err == nil && ignore
 }
+
+// mtuFile is where the MTU of workloads is written, beside the node's name.
+func (c *config) mtuFile() string {
+	if c.nodenameFile == "" {
+		return ""
+	}
+	return filepath.Join(filepath.Dir(c.nodenameFile), "mtu")
+}

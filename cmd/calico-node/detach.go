@@ -8,6 +8,7 @@ import (
 
 	"calico-xdp/pkg/control/dataplane"
 	"calico-xdp/pkg/control/host"
+	"calico-xdp/pkg/control/nat"
 )
 
 // detach removes what the daemon has left on this host and says what that was.
@@ -30,7 +31,8 @@ func detach(c *config, out io.Writer) error {
 	note(dataplane.Detach(c.pinDir))
 	routes, err := host.Detach()
 	note(routes, err)
-	for _, path := range []string{c.socket(), c.nodenameFile} {
+	note(nat.Detach())
+	for _, path := range []string{c.socket(), c.nodenameFile, c.mtuFile()} {
 		if path == "" {
 			continue
 		}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"calico-xdp/pkg/control/dataplane"
 	"calico-xdp/pkg/control/desired"
 	"calico-xdp/pkg/control/host"
+	"calico-xdp/pkg/control/nat"
 	"calico-xdp/pkg/datastore"
 	"calico-xdp/pkg/ipam"
 	"calico-xdp/pkg/nodeapi"
@@ -99,6 +101,10 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		return fmt.Errorf("dataplane: %w", err)
 	}
 	defer func() { err = errors.Join(err, plane.Close()) }()
+	translator, err := nat.New(log)
+	if err != nil {
+		return err
+	}
 	speaker := bgp.New(bgp.Options{FirstStart: len(before) == 0}, log)
 	defer func() { err = errors.Join(err, speaker.Close()) }()
 
@@ -106,6 +112,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	watcher := client.Watch(ctx)
 	secrets := control.NewSecretFiles(c.environment.SecretsDir, os.Environ(), log)
 	cluster, kube := followKubernetes(c.environment, log)
+	mtu := &mtuFile{path: c.mtuFile(), log: log}
 	var reporter *control.Reporter // before the first round
 	var answers *control.Answers   // likewise
 	var operations *control.Operations
@@ -113,13 +120,14 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		Node: node, Config: c.environment.Config,
 		Datastore: control.NewTrials(ctx, watcher, log), Policy: policy.NewCompiler(node), Links: network, Learner: speaker, Secrets: secrets, Kubernetes: cluster,
 		Sinks: []control.NamedSink{
-			{Name: "dataplane", Sink: plane, Vital: true}, {Name: "host", Sink: network}, {Name: "bgp", Sink: speaker},
+			{Name: "nat", Sink: translator}, {Name: "dataplane", Sink: plane, Vital: true}, {Name: "host", Sink: network}, {Name: "bgp", Sink: speaker},
 		},
 		Observe: func(changes []api.Change, want *desired.State) {
 			keeper.Observe(changes)
 			reporter.Observe(changes)
 			operations.Observe(changes)
 			servers.Set(want.Servers)
+			mtu.write(want.WorkloadMTU)
 			answers.Observe(changes, want)
 			if kube != nil {
 				kube.Follow(want.BGP.Services, want.BGP.Secrets)
@@ -129,7 +137,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	})
 	answers = control.NewAnswers(node, controller.Ask, plane, log)
 	defer answers.Close()
-	registry.MustRegister(watcher, controller, plane, network.Collector(), speaker.Collector())
+	registry.MustRegister(watcher, controller, plane, network.Collector(), translator.Collector(), speaker.Collector())
 	ready.set(controller.Ready)
 	alive.set(controller.Alive)
 
@@ -304,6 +312,25 @@ func serveAPI(c *config, n nodeapi.Node, log *slog.Logger) (stop func(), err err
 		}
 	}()
 	return func() { server.Close() }, nil
+}
+
+// mtuFile is where others than our CNI plugin, which asks the daemon, learn the MTU for
+// new workloads: the number alone, as Calico's node writes it.
+type mtuFile struct {
+	path    string // empty: nowhere
+	log     *slog.Logger
+	written int
+}
+
+// write is called with each round's MTU, bytes.
+func (f *mtuFile) write(mtu int) {
+	if f.path == "" || mtu == f.written {
+		return
+	}
+	f.written = mtu // or complained about
+	if err := os.WriteFile(f.path, []byte(strconv.Itoa(mtu)), 0o644); err != nil {
+		f.log.Warn("the workloads' MTU is not written down", "error", err)
+	}
 }
 
 func writeNodename(path, name string) error {

@@ -1,10 +1,10 @@
 // Package control is the daemon's mind: it watches the resources, the host's
 // links and the BGP peers, computes what this node should be, and makes it so.
 //
-//	etcd ────▶ datastore ─┐
-//	netlink ─▶ host ──────┼─▶ desired.Computer ─▶ State ─▶ 1 dataplane ─▶ BPF
-//	peers ───▶ bgp ───────┘        (pure)                  2 host ──────▶ kernel routes, links
-//	                                                       3 bgp ───────▶ peers
+//	etcd ────▶ datastore ─┐                                1 nat ───────▶ nftables
+//	netlink ─▶ host ──────┼─▶ desired.Computer ─▶ State ─▶ 2 dataplane ─▶ BPF
+//	peers ───▶ bgp ───────┘        (pure)                  3 host ──────▶ kernel routes, links
+//	                                                       4 bgp ───────▶ peers
 //
 // Sinks add in this order and remove in the reverse one. Nothing is touched
 // before the whole of the datastore has been seen, and nothing is removed
@@ -214,10 +214,11 @@ func (c *Controller) observe() error {
 // apply ensures forwards, then prunes backwards. A sink that fails has done what
 // it could for the rest; unless it is vital, the later ones do their part too. It
 // does not prune before it has all that is wanted: what it would take away may be
-// what still stands in for that. enforced says that the first sink did its part,
-// if not for every endpoint.
+// what still stands in for that. enforced says that the first vital sink, or
+// else the first, did its part, if not for every endpoint.
 func (c *Controller) apply(ctx context.Context, want *desired.State, inSync bool) (enforced bool, err error) {
 	failed := make([]bool, len(c.o.Sinks))
+	enforcing := max(0, slices.IndexFunc(c.o.Sinks, func(s NamedSink) bool { return s.Vital }))
 	var errs []error
 	note := func(sink NamedSink, err error) bool {
 		if err != nil {
@@ -229,7 +230,7 @@ func (c *Controller) apply(ctx context.Context, want *desired.State, inSync bool
 		err := sink.Ensure(ctx, want)
 		failed[i] = note(sink, err) && !desired.Partial(err)
 		if failed[i] && sink.Vital {
-			return i > 0, errors.Join(errs...)
+			return i > enforcing, errors.Join(errs...)
 		}
 	}
 	if inSync { // never remove what we may not have heard of yet
@@ -239,5 +240,5 @@ func (c *Controller) apply(ctx context.Context, want *desired.State, inSync bool
 			}
 		}
 	}
-	return !failed[0], errors.Join(errs...)
+	return !failed[enforcing], errors.Join(errs...)
 }

@@ -85,8 +85,8 @@ type Options struct {
 	Secrets   Secrets // nil: there are none
 	// Kubernetes is nil where there is none. Its Secrets are asked after the others.
 	Kubernetes Kubernetes
-	// Sinks in the order in which they depend on each other. The first one
-	// enforces policy: what it has taken up counts as enforced.
+	// Sinks in the order in which they depend on each other. The first vital one, or
+	// else the first, enforces policy: what it has taken up counts as enforced.
 	Sinks []NamedSink
 	// Observe, if set, is told of each round's changes and result.
 	Observe func([]api.Change, *desired.State)

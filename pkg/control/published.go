@@ -28,7 +28,7 @@ type Published struct {
 	mu      sync.Mutex
 	last    result
 	changed chan struct{} // closed and replaced with each round
-	// enforced is the state and revision that the first sink has taken up.
+	// enforced is the state and revision that the sink which enforces policy has taken up.
 	enforced struct {
 		state    *desired.State
 		revision int64
@@ -43,7 +43,7 @@ type result struct {
 	state    *desired.State // nil: none was computed
 	revision int64
 	inSync   bool
-	enforced bool // by the first sink
+	enforced bool // by the sink that does
 	invalid  map[api.Key]error
 	err      error
 	took     time.Duration

@@ -30,6 +30,7 @@ const (
 	sweepMapFragments        = "fragments"
 	sweepMapHostClasses      = "host_classes"
 	sweepMapHostEndpoints    = "host_endpoints"
+	sweepMapNatNets          = "nat_nets"
 	sweepMapNetClasses       = "net_classes"
 	sweepMapNewFlows         = "new_flows"
 	sweepMapPathMtus         = "path_mtus"
@@ -120,6 +121,7 @@ type sweepMapSpecs struct {
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
+	NatNets       *ebpf.MapSpec `ebpf:"nat_nets"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
 	NewFlows      *ebpf.MapSpec `ebpf:"new_flows"`
 	PathMtus      *ebpf.MapSpec `ebpf:"path_mtus"`
@@ -184,6 +186,7 @@ type sweepMaps struct {
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	HostClasses   *ebpf.Map `ebpf:"host_classes"`
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
+	NatNets       *ebpf.Map `ebpf:"nat_nets"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
 	NewFlows      *ebpf.Map `ebpf:"new_flows"`
 	PathMtus      *ebpf.Map `ebpf:"path_mtus"`
@@ -215,6 +218,7 @@ func (m *sweepMaps) Close() error {
 		m.Fragments,
 		m.HostClasses,
 		m.HostEndpoints,
+		m.NatNets,
 		m.NetClasses,
 		m.NewFlows,
 		m.PathMtus,

@@ -30,6 +30,7 @@ const (
 	tcMapFragments     = "fragments"
 	tcMapHostClasses   = "host_classes"
 	tcMapHostEndpoints = "host_endpoints"
+	tcMapNatNets       = "nat_nets"
 	tcMapNetClasses    = "net_classes"
 	tcMapNewFlows      = "new_flows"
 	tcMapPathMtus      = "path_mtus"
@@ -117,6 +118,7 @@ type tcMapSpecs struct {
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
+	NatNets       *ebpf.MapSpec `ebpf:"nat_nets"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
 	NewFlows      *ebpf.MapSpec `ebpf:"new_flows"`
 	PathMtus      *ebpf.MapSpec `ebpf:"path_mtus"`
@@ -172,6 +174,7 @@ type tcMaps struct {
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	HostClasses   *ebpf.Map `ebpf:"host_classes"`
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
+	NatNets       *ebpf.Map `ebpf:"nat_nets"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
 	NewFlows      *ebpf.Map `ebpf:"new_flows"`
 	PathMtus      *ebpf.Map `ebpf:"path_mtus"`
@@ -203,6 +206,7 @@ func (m *tcMaps) Close() error {
 		m.Fragments,
 		m.HostClasses,
 		m.HostEndpoints,
+		m.NatNets,
 		m.NetClasses,
 		m.NewFlows,
 		m.PathMtus,

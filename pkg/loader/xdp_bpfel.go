@@ -30,6 +30,7 @@ const (
 	xdpMapFragments     = "fragments"
 	xdpMapHostClasses   = "host_classes"
 	xdpMapHostEndpoints = "host_endpoints"
+	xdpMapNatNets       = "nat_nets"
 	xdpMapNetClasses    = "net_classes"
 	xdpMapNewFlows      = "new_flows"
 	xdpMapPathMtus      = "path_mtus"
@@ -109,6 +110,7 @@ type xdpMapSpecs struct {
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
+	NatNets       *ebpf.MapSpec `ebpf:"nat_nets"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
 	NewFlows      *ebpf.MapSpec `ebpf:"new_flows"`
 	PathMtus      *ebpf.MapSpec `ebpf:"path_mtus"`
@@ -164,6 +166,7 @@ type xdpMaps struct {
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	HostClasses   *ebpf.Map `ebpf:"host_classes"`
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
+	NatNets       *ebpf.Map `ebpf:"nat_nets"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
 	NewFlows      *ebpf.Map `ebpf:"new_flows"`
 	PathMtus      *ebpf.Map `ebpf:"path_mtus"`
@@ -195,6 +198,7 @@ func (m *xdpMaps) Close() error {
 		m.Fragments,
 		m.HostClasses,
 		m.HostEndpoints,
+		m.NatNets,
 		m.NetClasses,
 		m.NewFlows,
 		m.PathMtus,

@@ -70,6 +70,10 @@ var tables = map[string]filled{
 		func(m *Maps, i int) error { return m.Routes.Put(prefix(i), Route{Kind: uint8(i), Node: address(i)}) },
 		text(func(m *Maps) Table[Prefix, Route] { return m.Routes }),
 	},
+	bpfMapNatNets: {
+		func(m *Maps, i int) error { return m.NATNets.Put(prefix(i), uint32(i)) },
+		text(func(m *Maps) Table[Prefix, uint32] { return m.NATNets }),
+	},
 	bpfMapPeers: {
 		func(m *Maps, i int) error { return m.Peers.Put(address(i), Peer{Mac: [6]uint8{byte(i)}}) },
 		text(func(m *Maps) Table[Address, Peer] { return m.Peers }),

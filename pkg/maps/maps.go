@@ -58,15 +58,19 @@ const (
 	ForwardIPIP  = bpfForwardFORWARD_IPIP
 	ForwardVXLAN = bpfForwardFORWARD_VXLAN
 
-	FlowAOpened    = bpfFlowStateFLOW_A_OPENED
-	FlowDenied     = bpfFlowStateFLOW_DENIED
-	FlowConfirmed  = bpfFlowStateFLOW_CONFIRMED
-	FlowClosedA    = bpfFlowStateFLOW_CLOSED_A
-	FlowClosedB    = bpfFlowStateFLOW_CLOSED_B
-	FlowHostOpened = bpfFlowStateFLOW_HOST_OPENED
-	FlowTransit    = bpfFlowStateFLOW_TRANSIT
-	FlowForwarded  = bpfFlowStateFLOW_FORWARDED
-	FlowReplied    = bpfFlowStateFLOW_REPLIED
+	FlowAOpened     = bpfFlowStateFLOW_A_OPENED
+	FlowDenied      = bpfFlowStateFLOW_DENIED
+	FlowConfirmed   = bpfFlowStateFLOW_CONFIRMED
+	FlowClosedA     = bpfFlowStateFLOW_CLOSED_A
+	FlowClosedB     = bpfFlowStateFLOW_CLOSED_B
+	FlowHostOpened  = bpfFlowStateFLOW_HOST_OPENED
+	FlowTransit     = bpfFlowStateFLOW_TRANSIT
+	FlowForwarded   = bpfFlowStateFLOW_FORWARDED
+	FlowReplied     = bpfFlowStateFLOW_REPLIED
+	FlowMasqueraded = bpfFlowStateFLOW_MASQUERADED
+
+	NATSource = uint32(bpfNatNetNAT_SOURCE)
+	NATInside = uint32(bpfNatNetNAT_INSIDE)
 
 	RouteHost     = bpfRouteKindROUTE_HOST
 	RouteWorkload = bpfRouteKindROUTE_WORKLOAD
@@ -112,6 +116,7 @@ type Maps struct {
 	HostClasses Table[Address, uint32]
 	NetClasses  Table[Prefix, uint32]
 	ClassNodes  *ClassNodes
+	NATNets     Table[Prefix, uint32]
 	Settings    Table[uint32, Settings]
 	Flows       Table[FlowKey, Flow]
 	NewFlows    Table[FlowKey, Flow]
@@ -186,6 +191,7 @@ func OpenWith(dir string, o Options) (*Maps, error) {
 	m.Peers = tableOf[Address, Peer](m, bpfMapPeers)
 	m.HostClasses = tableOf[Address, uint32](m, bpfMapHostClasses)
 	m.NetClasses = tableOf[Prefix, uint32](m, bpfMapNetClasses)
+	m.NATNets = tableOf[Prefix, uint32](m, bpfMapNatNets)
 	m.HostEndpoints = tableOf[uint32, HostEndpoint](m, bpfMapHostEndpoints)
 	m.Failsafe = tableOf[FailsafeKey, uint32](m, bpfMapFailsafe)
 	m.RuleNames = tableOf[uint32, RuleName](m, bpfMapRuleNames)

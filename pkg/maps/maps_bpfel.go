@@ -169,6 +169,7 @@ const (
 	bpfFlowStateFLOW_FORWARDED    bpfFlowState = 256
 	bpfFlowStateFLOW_UNTRANSLATED bpfFlowState = 512
 	bpfFlowStateFLOW_ANSWER       bpfFlowState = 1024
+	bpfFlowStateFLOW_MASQUERADED  bpfFlowState = 2048
 )
 
 type bpfFlowTables uint32
@@ -252,9 +253,16 @@ type bpfJudging struct {
 	Via         uint32
 	To          uint32
 	Absent      uint32
-	Pad         uint32
+	Fresh       uint32
 	Away        bpfNextHop
 }
+
+type bpfNatNet uint32
+
+const (
+	bpfNatNetNAT_SOURCE bpfNatNet = 1
+	bpfNatNetNAT_INSIDE bpfNatNet = 2
+)
 
 type bpfNextHop struct {
 	_          structs.HostLayout
@@ -390,7 +398,7 @@ type bpfSettings struct {
 	Events     uint8
 	Pad        uint8
 	EventRate  uint32
-	PadEnd     uint32
+	NatMark    uint32
 }
 
 type bpfToHost uint32
@@ -419,6 +427,7 @@ const (
 	bpfMapFragments         = "fragments"
 	bpfMapHostClasses       = "host_classes"
 	bpfMapHostEndpoints     = "host_endpoints"
+	bpfMapNatNets           = "nat_nets"
 	bpfMapNetClasses        = "net_classes"
 	bpfMapNewFlows          = "new_flows"
 	bpfMapPathMtus          = "path_mtus"
@@ -443,6 +452,7 @@ const (
 	bpfVarForwardNames      = "forward_names"
 	bpfVarHookNames         = "hook_names"
 	bpfVarHostPolicyNames   = "host_policy_names"
+	bpfVarNatNetNames       = "nat_net_names"
 	bpfVarReasonNames       = "reason_names"
 	bpfVarRouteKindNames    = "route_kind_names"
 	bpfVarRuleActionNames   = "rule_action_names"
@@ -511,6 +521,7 @@ type bpfMapSpecs struct {
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
 	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
+	NatNets       *ebpf.MapSpec `ebpf:"nat_nets"`
 	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
 	NewFlows      *ebpf.MapSpec `ebpf:"new_flows"`
 	PathMtus      *ebpf.MapSpec `ebpf:"path_mtus"`
@@ -541,6 +552,7 @@ type bpfVariableSpecs struct {
 	ForwardNames      *ebpf.VariableSpec `ebpf:"forward_names"`
 	HookNames         *ebpf.VariableSpec `ebpf:"hook_names"`
 	HostPolicyNames   *ebpf.VariableSpec `ebpf:"host_policy_names"`
+	NatNetNames       *ebpf.VariableSpec `ebpf:"nat_net_names"`
 	ReasonNames       *ebpf.VariableSpec `ebpf:"reason_names"`
 	RouteKindNames    *ebpf.VariableSpec `ebpf:"route_kind_names"`
 	RuleActionNames   *ebpf.VariableSpec `ebpf:"rule_action_names"`
@@ -581,6 +593,7 @@ type bpfMaps struct {
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	HostClasses   *ebpf.Map `ebpf:"host_classes"`
 	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
+	NatNets       *ebpf.Map `ebpf:"nat_nets"`
 	NetClasses    *ebpf.Map `ebpf:"net_classes"`
 	NewFlows      *ebpf.Map `ebpf:"new_flows"`
 	PathMtus      *ebpf.Map `ebpf:"path_mtus"`
@@ -612,6 +625,7 @@ func (m *bpfMaps) Close() error {
 		m.Fragments,
 		m.HostClasses,
 		m.HostEndpoints,
+		m.NatNets,
 		m.NetClasses,
 		m.NewFlows,
 		m.PathMtus,
@@ -643,6 +657,7 @@ type bpfVariables struct {
 	ForwardNames      *ebpf.Variable `ebpf:"forward_names"`
 	HookNames         *ebpf.Variable `ebpf:"hook_names"`
 	HostPolicyNames   *ebpf.Variable `ebpf:"host_policy_names"`
+	NatNetNames       *ebpf.Variable `ebpf:"nat_net_names"`
 	ReasonNames       *ebpf.Variable `ebpf:"reason_names"`
 	RouteKindNames    *ebpf.Variable `ebpf:"route_kind_names"`
 	RuleActionNames   *ebpf.Variable `ebpf:"rule_action_names"`

@@ -106,7 +106,7 @@ func TestDetach(t *testing.T) {
 			if out := n.MustRun(t, "ip", "-d", "link", "show"); strings.Contains(out, "xdp") {
 				t.Errorf("%s: XDP: %s", n.name, out)
 			}
-			for _, file := range []string{"/run/node.sock", "/nodename"} {
+			for _, file := range []string{"/run/node.sock", "/nodename", "/mtu"} {
 				if _, err := os.Stat(n.dir + file); !errors.Is(err, os.ErrNotExist) {
 					t.Errorf("%s: %s: %v", n.name, file, err)
 				}

@@ -69,6 +69,9 @@ func TestHealth(t *testing.T) {
 		s.Revision == 0 || s.WorkloadMTU != 1430 || len(s.Problems) != 0 || len(s.Addresses) != 2 {
 		t.Errorf("status %+v", s)
 	}
+	if mtu, err := os.ReadFile(a.dir + "/mtu"); err != nil || string(mtu) != "1430" {
+		t.Errorf("the file for other CNI plugins has the MTU %q, %v", mtu, err)
+	}
 	text := ""
 	if !testbed.Eventually(func() bool {
 		cmd := a.command("calicoctl", "node", "status")

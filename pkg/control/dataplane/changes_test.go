@@ -59,6 +59,7 @@ func TestChangesAreEnough(t *testing.T) {
 			"workloads": maps.Equal(load(t, d.kernel.Workloads), d.endpoints.addresses(w)),
 			"settings":  maps.Equal(load(t, d.kernel.Settings), settingsOf(w)),
 			"failsafe":  maps.Equal(load(t, d.kernel.Failsafe), failsafeOf(w)),
+			"nat nets":  maps.Equal(load(t, d.kernel.NATNets), natNetsOf(w)),
 		} {
 			if !same {
 				t.Fatalf("after changes of %v the %s are not those of the state", changes, what)

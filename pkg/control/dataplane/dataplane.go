@@ -52,6 +52,7 @@ type Dataplane struct {
 	explaining sync.Mutex // one question at a time
 	hosts      *reconcile.Tracked[uint32, kernel.HostEndpoint]
 	failsafe   *reconcile.Tracked[kernel.FailsafeKey, uint32]
+	natNets    *reconcile.Tracked[kernel.Prefix, uint32]
 	ports      *reconcile.Tracked[uint32, uint64] // that failsafe is about
 	writes     int                                // to the tracked tables, ever
 	attached   map[loader.Attachment]bool         // tried, and done
@@ -99,6 +100,7 @@ func (d *Dataplane) open(k *kernel.Maps, programs *loader.Programs) {
 	d.hosts = track(d, "host endpoints", d.kernel.HostEndpoints)
 	d.failsafe = track(d, "failsafe", d.kernel.Failsafe)
 	d.ports = track(d, "failsafe ports", d.kernel.FailsafePorts)
+	d.natNets = track(d, "nat_nets", d.kernel.NATNets)
 }
 
 // Close lets go of the kernel's objects; traffic goes on without us.
@@ -146,6 +148,7 @@ func (d *Dataplane) Resync() {
 	d.hosts.Resync()
 	d.failsafe.Resync()
 	d.ports.Resync()
+	d.natNets.Resync()
 	clear(d.attached)
 	d.listed = false
 }
@@ -203,6 +206,9 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 		note("peers", d.peers.Ensure(peersOf(w)))
 	}
 	note("routes", d.ensureRoutes(want))
+	if !d.changes.sameLocal {
+		note("nat_nets", d.natNets.Ensure(natNetsOf(w)))
+	}
 	// An interface is closed before it has a policy: nothing gets through a
 	// program that does not know the source.
 	if !d.changes.sameLocal || len(w.HostEndpoints) > 0 {
@@ -349,7 +355,7 @@ func (d *Dataplane) Prune(_ context.Context, want *desired.State) error {
 		errs = append(errs, d.peers.Prune(peersOf(w)))
 	}
 	if !d.changes.sameLocal {
-		errs = append(errs, d.pruneHostEndpoints(w), d.pruneFailsafe(w))
+		errs = append(errs, d.pruneHostEndpoints(w), d.pruneFailsafe(w), d.natNets.Prune(natNetsOf(w)))
 	}
 	if writes != d.writes {
 		errs = append(errs, d.endpoints.bump(0))

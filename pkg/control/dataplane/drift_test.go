@@ -106,6 +106,7 @@ var drifts = []drift{
 	{"failsafe port added", func(k *kernel.Maps, _ entries) error { return k.FailsafePorts.Put(100, 1) }},
 	{"failsafe ports removed", func(k *kernel.Maps, _ entries) error { return k.FailsafePorts.Delete(0) }},
 	{"failsafe ports changed", func(k *kernel.Maps, _ entries) error { return k.FailsafePorts.Put(0, 1<<63) }},
+	{"NAT net added", func(k *kernel.Maps, _ entries) error { return k.NATNets.Put(strangeNet, kernel.NATInside) }},
 	{"host class added", func(k *kernel.Maps, _ entries) error { return k.HostClasses.Put(stranger, 1) }},
 	{"host class removed", func(k *kernel.Maps, one entries) error { return k.HostClasses.Delete(one.host) }},
 	{"host class changed", func(k *kernel.Maps, one entries) error { return k.HostClasses.Put(one.host, 9) }},

@@ -28,7 +28,7 @@ func fullBed(t *testing.T) (*bed, *bytes.Buffer) {
 	t.Helper()
 	sizes := map[string]int{
 		"endpoints": workloads + 1, "workloads": 2 * workloads, "routes": 16, "peers": 6, "host_classes": 1, "net_classes": 2,
-		"ruleset_words": 1 + 2*(headerWords+1+4*16), "host_endpoints": 1, "failsafe": 1,
+		"ruleset_words": 1 + 2*(headerWords+1+4*16), "host_endpoints": 1, "failsafe": 1, "nat_nets": 1,
 		"rule_counters": 3, "rule_names": 2,
 	}
 	var log bytes.Buffer
@@ -43,6 +43,7 @@ func fullBed(t *testing.T) (*bed, *bytes.Buffer) {
 		{Kind: api.KindHostEndpoint, Name: "eth0"}: {Normal: policy.Rulesets{Egress: allow, Ingress: allow}},
 	}
 	w.Failsafe = map[desired.FailsafePort]bool{{Protocol: tcp, Port: 22}: true}
+	w.NATNets = map[netip.Prefix]desired.NATNet{netip.MustParsePrefix("192.168.0.0/16"): {Inside: true}}
 	b.sync(t)
 	for _, f := range b.Tables() {
 		if f.Entries != sizes[f.Table] || f.Capacity != f.Entries || f.Refused != 0 {
@@ -86,6 +87,9 @@ func TestFullTables(t *testing.T) {
 		{"failsafe port", "failsafe", func(b *bed) {
 			b.state.Dataplane.Failsafe[desired.FailsafePort{Protocol: tcp, Port: 179}] = true
 		}, func(b *bed) { delete(b.state.Dataplane.Failsafe, desired.FailsafePort{Protocol: tcp, Port: 22}) }, api.Key{}},
+		{"net of natOutgoing", "nat_nets", func(b *bed) {
+			b.state.Dataplane.NATNets[extra] = desired.NATNet{Inside: true}
+		}, func(b *bed) { delete(b.state.Dataplane.NATNets, netip.MustParsePrefix("192.168.0.0/16")) }, api.Key{}},
 		{"host endpoint", "host_endpoints", func(b *bed) {
 			b.state.Dataplane.HostEndpoints[1] = hep
 			b.state.Dataplane.Policy.HostEndpoints[hep] = policy.HostRulesets{Normal: policy.Rulesets{Egress: allow, Ingress: allow}}

@@ -95,7 +95,7 @@ func (d *Dataplane) prepare(w *desired.Dataplane) {
 	}
 	need := map[string]int{
 		"endpoints": len(w.Endpoints) + 1, "workloads": len(w.Endpoints), "routes": len(w.Routes), "peers": len(w.Peers),
-		"host_endpoints": len(w.HostEndpoints), "failsafe": len(w.Failsafe),
+		"host_endpoints": len(w.HostEndpoints), "failsafe": len(w.Failsafe), "nat_nets": len(w.NATNets),
 	}
 	if all := len(w.Policy.Peers); all > min(d.kernel.HostClasses.Capacity(), d.kernel.NetClasses.Capacity()) {
 		need["host_classes"], need["net_classes"] = d.classifier.classesFor(w.Policy)

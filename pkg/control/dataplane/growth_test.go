@@ -21,7 +21,7 @@ import (
 func narrow() map[string]int {
 	return map[string]int{
 		"endpoints": 4, "workloads": 4, "routes": 8, "peers": 4, "host_classes": 4, "net_classes": 4,
-		"ruleset_words": 256, "host_endpoints": 2, "failsafe": 4, "flows": 64,
+		"ruleset_words": 256, "host_endpoints": 2, "failsafe": 4, "flows": 64, "nat_nets": 4,
 		"rule_counters": 2, "rule_names": 1,
 	}
 }
@@ -33,6 +33,7 @@ func (n *node) crowded(t *testing.T, more int) *desired.State {
 	d := n.state.Dataplane
 	d.Endpoints, d.Routes, d.Peers = maps.Clone(d.Endpoints), maps.Clone(d.Routes), maps.Clone(d.Peers)
 	d.HostEndpoints, d.Failsafe = make(map[int]api.Key), make(map[desired.FailsafePort]bool)
+	d.NATNets = make(map[netip.Prefix]desired.NATNet)
 	tables := *d.Policy
 	tables.Peers, tables.Rulesets, tables.Endpoints = maps.Clone(tables.Peers), maps.Clone(tables.Rulesets), maps.Clone(tables.Endpoints)
 	tables.HostEndpoints = make(map[api.Key]policy.HostRulesets)
@@ -62,6 +63,7 @@ func (n *node) crowded(t *testing.T, more int) *desired.State {
 		for j := range 4 {
 			a := netip.AddrFrom4([4]byte{10, 20, byte(j), byte(i)})
 			d.Peers[a] = desired.Peer{}
+			d.NATNets[netip.PrefixFrom(a, 32)] = desired.NATNet{Inside: true}
 			d.Routes[netip.PrefixFrom(a, 32)] = desired.Route{Kind: desired.RoutePeerHost}
 			tables.Peers[netip.PrefixFrom(a, 32)] = 1
 			tables.Peers[netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 30, byte(j), byte(i)}), 32)] = 1

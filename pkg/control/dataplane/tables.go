@@ -39,6 +39,7 @@ func settingsOf(w *desired.Dataplane) map[uint32]kernel.Settings {
 		ToHost:    uint8(toHosts[w.ToHost]),
 
 		HostPolicy: hostPolicy(w),
+		NatMark:    w.NATMark,
 	}}
 }
 
@@ -54,6 +55,21 @@ func routesOf(w *desired.Dataplane) map[kernel.Prefix]kernel.Route {
 	out := make(map[kernel.Prefix]kernel.Route, len(w.Routes))
 	for p, r := range w.Routes {
 		out[kernel.NewPrefix(p)] = routeOf(r)
+	}
+	return out
+}
+
+func natNetsOf(w *desired.Dataplane) map[kernel.Prefix]uint32 {
+	out := make(map[kernel.Prefix]uint32, len(w.NATNets))
+	for p, n := range w.NATNets {
+		var flags uint32
+		if n.Source {
+			flags |= kernel.NATSource
+		}
+		if n.Inside {
+			flags |= kernel.NATInside
+		}
+		out[kernel.NewPrefix(p)] = flags
 	}
 	return out
 }

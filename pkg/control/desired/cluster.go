@@ -49,6 +49,8 @@ type pool struct {
 	vxlan    v3.VXLANMode
 	disabled bool
 	export   bool // over BGP
+
+	natOutgoing bool
 }
 
 // byKey goes through the resources of one kind in the order of their names, so
@@ -169,6 +171,7 @@ func (c *cluster) readPools(s *api.Store) (problems []policy.Problem) {
 		c.pools = append(c.pools, pool{
 			prefix: prefix.Masked(), ipip: p.Spec.IPIPMode, vxlan: p.Spec.VXLANMode,
 			disabled: p.Spec.Disabled, export: !p.Spec.DisableBGPExport,
+			natOutgoing: p.Spec.NATOutgoing,
 		})
 	}
 	return problems

@@ -79,6 +79,7 @@ func (c *Computer) Compute(in Input, changes []api.Change) *State {
 	links := !sameLinks(c.in.Links, in.Links)
 	c.computeLocal(in, links)
 	c.computePeers()
+	c.computeNAT()
 	c.cluster.settle()
 	owners, own := c.cluster.takeChanged()
 	c.computeBGP(in, links, own)

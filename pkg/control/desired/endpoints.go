@@ -166,6 +166,18 @@ func uplinks(in Input, set settings, node NodeAddresses, claims []claim) map[int
 	return out
 }
 
+// measured returns the interfaces whose MTU counts, should that not be the uplinks.
+func measured(links []Link, set settings, node NodeAddresses, claims []claim) map[int]Link {
+	out := make(map[int]Link)
+	isWorkload := workloadLinks(set, node, claims)
+	for _, l := range links {
+		if set.mtuInterfaces != nil && l.Up && !isWorkload(l) && set.mtuInterfaces.MatchString(l.Name) {
+			out[l.Index] = l
+		}
+	}
+	return out
+}
+
 // hostAddresses returns the addresses of this host that others can send to.
 func hostAddresses(links []Link, set settings, node NodeAddresses, claims []claim) []netip.Addr {
 	isWorkload := workloadLinks(set, node, claims)

@@ -36,7 +36,7 @@ func (c *Computer) computeLocal(in Input, links bool) {
 	}
 	d := &s.Dataplane
 	d.Uplinks = uplinks(in, set, d.Node, claims)
-	c.local = local{mtus: computeMTUs(d.Uplinks, set), host: hostAddresses(in.Links, set, d.Node, claims)}
+	c.local = local{mtus: computeMTUs(d.Uplinks, measured(in.Links, set, d.Node, claims), set), host: hostAddresses(in.Links, set, d.Node, claims)}
 	s.WorkloadMTU = c.local.mtus.workload(c.cluster.pools)
 	host := make(map[netip.Addr]bool)
 	for _, a := range slices.Concat(c.local.host, c.cluster.self.tunnels) {
@@ -62,6 +62,7 @@ func (c *Computer) computeLocal(in Input, links bool) {
 	// What does not follow from local things stays.
 	out := &c.out
 	d.Routes, d.Peers, d.Failsafe = out.Dataplane.Routes, out.Dataplane.Peers, out.Dataplane.Failsafe
+	d.NATNets, d.NATMark = out.Dataplane.NATNets, out.Dataplane.NATMark
 	s.Host.Routes, s.Host.KeepLearned = out.Host.Routes, out.Host.KeepLearned
 	out.Dataplane, out.Host, out.Local, out.WorkloadMTU = s.Dataplane, s.Host, s.Local, s.WorkloadMTU
 	out.Changes.Local = true

@@ -3,6 +3,7 @@ package desired
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -22,9 +23,12 @@ const (
 // mtus are the sizes that fit the uplinks.
 type mtus struct{ plain, ipip, vxlan, vxlanV6 int }
 
-func computeMTUs(uplinks map[int]Link, set settings) mtus {
+func computeMTUs(uplinks, measured map[int]Link, set settings) mtus {
+	if len(measured) == 0 {
+		measured = uplinks
+	}
 	plain := 0
-	for _, l := range uplinks {
+	for _, l := range measured {
 		if plain == 0 || l.MTU < plain {
 			plain = l.MTU
 		}
@@ -60,9 +64,10 @@ func (m mtus) of(e Encap, is6 bool) int {
 }
 
 // workload returns the largest MTU that a workload can use to every other one,
-// whichever pool their addresses are from.
+// whichever pool their addresses are from. What is configured is believed, be it more
+// than the uplinks have.
 func (m mtus) workload(pools []pool) int {
-	least := m.plain
+	least := math.MaxInt
 	for _, p := range pools {
 		if p.disabled {
 			continue
@@ -74,6 +79,9 @@ func (m mtus) workload(pools []pool) int {
 		if p.vxlan != "" && p.vxlan != v3.VXLANModeNever {
 			least = min(least, m.of(EncapVXLAN, is6))
 		}
+	}
+	if least == math.MaxInt {
+		return m.plain
 	}
 	return least
 }

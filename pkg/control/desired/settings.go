@@ -30,9 +30,11 @@ type settings struct {
 	ipipMTU           int // 0: from the uplinks
 	vxlanMTU          int
 	vxlanMTUv6        int
+	mtuInterfaces     *regexp.Regexp // whose MTU counts; nil: the uplinks
 	ipForwarding      bool
 	ipv6              bool
 	servers           Servers
+	nat               natSettings
 	excluded          []*regexp.Regexp // interfaces that no host endpoint is on
 	// What no policy closes; nil: not configured.
 	failsafeIn, failsafeOut []FailsafePort
@@ -50,6 +52,7 @@ func defaultSettings() settings {
 		vxlanVNI:          4096,
 		ipForwarding:      true,
 		ipv6:              true,
+		nat:               natSettings{iptablesMask: defaultMarkMask, nftMask: defaultMarkMask},
 		servers: Servers{
 			Metrics: Server{Enabled: true, Port: 9091},
 			Health:  Server{Enabled: true, Host: "localhost", Port: 9099},
@@ -66,7 +69,7 @@ type parameter struct {
 }
 
 func (s *settings) parameters() []parameter {
-	return []parameter{
+	return append(s.nat.parameters(), []parameter{
 		{"defaultEndpointToHostAction", func(v string) error {
 			action, ok := map[string]ToHostAction{"drop": ToHostDrop, "return": ToHostReturn, "accept": ToHostAccept}[strings.ToLower(v)]
 			if !ok {
@@ -120,6 +123,13 @@ func (s *settings) parameters() []parameter {
 		{"ipipMTU", mtu(&s.ipipMTU, 576)},
 		{"vxlanMTU", mtu(&s.vxlanMTU, 576)},
 		{"vxlanMTUV6", mtu(&s.vxlanMTUv6, 1280)},
+		{"mtuIfacePattern", func(v string) error {
+			re, err := regexp.Compile(v)
+			if err == nil {
+				s.mtuInterfaces = re
+			}
+			return err
+		}},
 		{"ipForwarding", func(v string) error {
 			switch strings.ToLower(v) {
 			case "enabled":
@@ -146,7 +156,7 @@ func (s *settings) parameters() []parameter {
 			}
 			return err
 		}},
-	}
+	}...)
 }
 
 // environmentNames are the parameters that FELIX_* variables call otherwise.

@@ -71,6 +71,7 @@ type State struct {
 
 	Dataplane Dataplane
 	Host      Host
+	NAT       NAT
 	BGP       BGP
 	// Local says of each of this node's workload endpoints what became of it,
 	// those that are left out too.
@@ -148,10 +149,14 @@ type Dataplane struct {
 	// are on, which need be no uplink; that on all interfaces under TunnelIndex, too.
 	HostEndpoints map[int]api.Key
 	Failsafe      map[FailsafePort]bool
-	VXLANPort     uint16 // UDP
-	VXLANVNI      uint32
-	Tables        TableSizes
-	Policy        *policy.Tables
+	// NATNets are the prefixes that natOutgoing has to do with. Of those within one another
+	// the longest says all. NATMark is NAT.Mark.
+	NATNets   map[netip.Prefix]NATNet
+	NATMark   uint32
+	VXLANPort uint16 // UDP
+	VXLANVNI  uint32
+	Tables    TableSizes
+	Policy    *policy.Tables
 }
 
 // TableSizes are the entries that tables have from the start; 0: as many as they are made

@@ -343,6 +343,15 @@ func stateText(s *State) string {
 			line("debug %v", s.Servers.Debug)
 		}
 	}
+	if s.NAT.IPv4 || s.NAT.IPv6 || len(d.NATNets) > 0 {
+		line("nat %v", s.NAT)
+		for _, p := range slices.SortedFunc(maps.Keys(d.NATNets), netip.Prefix.Compare) {
+			line("nat net %v source %v inside %v", p, d.NATNets[p].Source, d.NATNets[p].Inside)
+		}
+	}
+	if s.NAT.Mark != d.NATMark || s.NAT.Mark == 0 {
+		line("nat marks %#x %#x", s.NAT.Mark, d.NATMark)
+	}
 	for _, i := range slices.Sorted(maps.Keys(d.Uplinks)) {
 		line("uplink %s", d.Uplinks[i].Name)
 	}
