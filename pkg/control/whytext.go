@@ -116,6 +116,9 @@ func (w *asking) path(q dataplane.Question, x dataplane.Explanation) (reason, te
 	case dataplane.ForwardVXLAN:
 		return "pass_vxlan", "in VXLAN to " + node()
 	}
+	if x.Masqueraded {
+		return "pass_to_stack", "forwarded by the host's stack, with an address of the host as source (natOutgoing)"
+	}
 	return "pass_to_stack", "forwarded by the host's stack"
 }
 

@@ -46,6 +46,8 @@ type Explanation struct {
 	Local [2]bool
 	// NextHop is how it leaves for the end that is not local.
 	NextHop NextHop
+	// Masqueraded: the host's stack gives it an address of the host as source.
+	Masqueraded bool
 
 	now uint64 // jiffies
 }
@@ -101,7 +103,7 @@ func (d *Dataplane) explanation(raw *kernel.Explanation, q Question, now uint64)
 	e := Explanation{
 		Reason: d.kernel.ReasonName(raw.Reason), Dropped: kernel.Reason(raw.Reason).Drops(),
 		Rules: d.rulesOf(raw.Flow.Rules[:]), Logged: d.rulesOf(raw.Logged[:]),
-		NextHop: nextHop(raw.Flow.NextHop), now: now,
+		NextHop: nextHop(raw.Flow.NextHop), Masqueraded: kernel.FlowState(raw.Flow.State)&kernel.FlowMasqueraded != 0, now: now,
 	}
 	for i, n := range raw.Staged {
 		if rules := d.rulesOf([]uint32{n}); len(rules) > 0 {
