@@ -142,6 +142,50 @@ __noinline int encap_push(struct __sk_buff *skb, const struct next_hop *hop, __u
 	return 0;
 }
 
+#define ECN_MASK 3
+#define ECN_ECT1 1
+#define ECN_ECT0 2
+#define ECN_CE 3
+
+/* Combines the outer header's congestion mark with that of the inner packet, which is all
+ * that is left (RFC 6040, 4.2). 0, or why the packet is dropped.
+ */
+__noinline int encap_congestion(struct __sk_buff *skb, __u32 outer)
+{
+	void *data, *end;
+	__u8 inner;
+
+	packet_pull(skb, ETH_HLEN + sizeof(struct ipv6hdr));
+	data = (void *)(long)skb->data + ETH_HLEN;
+	end = (void *)(long)skb->data_end;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = data;
+		__u32 sum;
+
+		if ((void *)(ip + 1) > end)
+			return DROP_MALFORMED;
+		inner = ip->tos & ECN_MASK;
+		if (inner && (outer == ECN_CE || inner == ECN_ECT0)) {
+			/* RFC 1624, eqn. 3 */
+			sum = (__u16)~ip->check + (__u16)~bpf_htons(ip->tos);
+			ip->tos = (ip->tos & ~ECN_MASK) | outer;
+			sum += bpf_htons(ip->tos);
+			sum = (sum & 0xffff) + (sum >> 16);
+			sum = (sum & 0xffff) + (sum >> 16);
+			ip->check = ~sum;
+		}
+	} else {
+		struct ipv6hdr *ip6 = data;
+
+		if ((void *)(ip6 + 1) > end)
+			return DROP_MALFORMED;
+		inner = ip6->flow_lbl[0] >> 4 & ECN_MASK;
+		if (inner && (outer == ECN_CE || inner == ECN_ECT0))
+			ip6->flow_lbl[0] = (ip6->flow_lbl[0] & ~(ECN_MASK << 4)) | outer << 4;
+	}
+	return outer == ECN_CE && !inner ? DROP_ECN : 0;
+}
+
 /* Pops IPIP or VXLAN that another node sent to this one, and notes which. Everything
  * else is left alone: only nodes that we know may hand us a packet within a packet.
  */
@@ -152,7 +196,7 @@ __noinline int encap_pop(struct __sk_buff *skb, struct packet *p)
 	struct settings *now;
 	struct udphdr *udp = 0;
 	void *data, *end;
-	__u8 protocol;
+	__u8 protocol, congestion;
 
 	if (!p)
 		return DROP_MALFORMED;
@@ -173,6 +217,7 @@ __noinline int encap_pop(struct __sk_buff *skb, struct packet *p)
 		address_set(&p->node, 0, address_lo4(ip->saddr));
 		address_set(&to, 0, address_lo4(ip->daddr));
 		udp = (void *)(ip + 1);
+		congestion = ip->tos & ECN_MASK;
 		bytes = protocol == IPPROTO_IPIP ? sizeof(*ip) : VXLAN4_BYTES;
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip6 = data;
@@ -183,6 +228,7 @@ __noinline int encap_pop(struct __sk_buff *skb, struct packet *p)
 		address_copy(&p->node, (void *)&ip6->saddr);
 		address_copy(&to, (void *)&ip6->daddr);
 		udp = (void *)(ip6 + 1);
+		congestion = ip6->flow_lbl[0] >> 4 & ECN_MASK;
 		bytes = VXLAN6_BYTES;
 	} else {
 		return 0;
@@ -215,7 +261,8 @@ __noinline int encap_pop(struct __sk_buff *skb, struct packet *p)
 	if (bpf_skb_adjust_room(skb, -(__s32)bytes, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return DROP_ENCAP;
 	p->tunnel = protocol == IPPROTO_IPIP ? FORWARD_IPIP : FORWARD_VXLAN;
-	return 0;
+	/* The other marks change nothing. */
+	return congestion & ECN_ECT1 ? encap_congestion(skb, congestion) : 0;
 }
 
 #endif

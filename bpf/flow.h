@@ -12,11 +12,20 @@
 #include "policy.h"
 #include "route.h"
 #include "host.h"
+#include "source.h"
 #include "verdict.h"
 
 static __always_inline struct endpoint *endpoint_at(__u32 slot)
 {
 	return bpf_map_lookup_elem(&endpoints, &slot);
+}
+
+/* The interface of a slot, 0 if it is free. */
+__noinline __u32 endpoint_ifindex(__u32 slot)
+{
+	struct endpoint *at = endpoint_at(slot);
+
+	return at ? at->ifindex : 0;
 }
 
 static __always_inline __u32 workload_slot(const struct address *addr)
@@ -142,7 +151,7 @@ static __always_inline void judge_transit(struct judging *j, const struct flow_k
 __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct judging *j, enum hook hook)
 {
 	__u8 opener, kind = 0;
-	__u32 zero = 0, action, tracked;
+	__u32 zero = 0, action, tracked, former;
 	const struct address *source, *destination;
 	struct endpoint *from, *to;
 	struct settings *now = bpf_map_lookup_elem(&settings, &zero);
@@ -158,6 +167,7 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 	j->staged[0] = j->staged[1] = 0;
 	source = opener ? &p->key.b : &p->key.a;
 	destination = opener ? &p->key.a : &p->key.b;
+	former = flow->slots[END(opener)];
 	if (j->to && p->sender == opener) {
 		flow->slots[END(opener)] = workload_slot(source);
 		flow->slots[OTHER_END(opener)] = j->to;
@@ -165,6 +175,8 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 		flow->slots[END(opener)] = j->to ? j->to : workload_slot(source);
 		flow->slots[OTHER_END(opener)] = workload_slot(destination);
 	}
+	if (!flow->slots[END(opener)] && (former || (hook == HOOK_FROM_WORKLOAD && p->sender == opener)))
+		flow->slots[END(opener)] = source_slot(former ? endpoint_ifindex(former) : skb->ifindex, source);
 	from = endpoint_at(flow->slots[END(opener)]);
 	to = endpoint_at(flow->slots[OTHER_END(opener)]);
 	if (!from || !to || !now) {
@@ -330,11 +342,14 @@ static __always_inline enum reason flow_check_source(struct __sk_buff *skb, cons
 	} else if (hook == HOOK_FROM_NETWORK && !p->icmp_error) {
 		if (slot || flow->next_hop.forward == FORWARD_HOST)
 			return DROP_MARTIAN;
-		/* Only the node where the source lives may send for it, or itself. */
+		/* Only the node where the source lives may send for it, or itself; what lives on
+		 * none, such as another address of a node, may answer.
+		 */
 		if (p->tunnel && !address_equal(&p->node, &flow->next_hop.node) &&
-		    !address_equal(&p->node, p->sender ? &p->key.b : &p->key.a) && !(flow->state & FLOW_TRANSIT))
+		    !address_equal(&p->node, p->sender ? &p->key.b : &p->key.a) && !(flow->state & FLOW_TRANSIT) &&
+		    (flow->next_hop.forward != FORWARD_STACK || flow_sent_by_opener(flow, p)))
 			return DROP_WRONG_NODE;
-	} else if (hook == HOOK_TO_WORKLOAD && flow->state & FLOW_TRANSIT) {
+	} else if (hook == HOOK_TO_WORKLOAD && !flow->slots[OTHER_END(p->sender)]) {
 		/* The kernel has a route, but there is no endpoint. */
 		return DROP_NO_ENDPOINT;
 	}
@@ -434,6 +449,11 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct j
 	if ((!known && !waiting) || flow_reopens(flow, p)) {
 		if (p->icmp_error)
 			return DROP_NO_FLOW;
+		if (hook == HOOK_FROM_NETWORK) {
+			reason = source_check(skb, p, j->to ? 0 : SOURCE_HOST);
+			if (reason)
+				return reason;
+		}
 		flow_start(flow, p);
 		fresh = 1;
 		if (flow->state & FLOW_ANSWER && p->key.protocol == IPPROTO_TCP &&

@@ -81,6 +81,15 @@ struct {
 	__uint(max_entries, 8192);
 } fragments SEC(".maps");
 
+/* Addresses that a workload may send from though they are not its own -> its slot. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct source_key);
+	__type(value, __u32);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} allowed_sources SEC(".maps");
+
 /* Where addresses live that are not local workloads'. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);

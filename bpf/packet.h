@@ -35,6 +35,8 @@
 #define ICMPV6_ECHO_REQUEST 128
 #define ICMPV6_ECHO_REPLY 129
 #define ICMPV6_ROUTER_SOLICITATION 133
+#define ICMPV6_NEIGHBOR_SOLICITATION 135
+#define ICMPV6_NEIGHBOR_ADVERTISEMENT 136
 #define ICMPV6_REDIRECT 137
 
 struct icmp_header {
@@ -125,9 +127,15 @@ static __always_inline __be32 address_ipv4(const struct address *addr)
 	return ADDRESS_LO(addr) >> 32;
 }
 
+/* Whether the halves of an address are those of an IPv4 address. */
+static __always_inline int address_is_mapped(__u64 hi, __u64 lo)
+{
+	return hi == 0 && (__u32)lo == bpf_htonl(0xffff);
+}
+
 static __always_inline int address_is_ipv4(const struct address *addr)
 {
-	return ADDRESS_HI(addr) == 0 && (__u32)ADDRESS_LO(addr) == bpf_htonl(0xffff);
+	return address_is_mapped(ADDRESS_HI(addr), ADDRESS_LO(addr));
 }
 
 /* The key of a flow from its sender's view, put in order. Returns which end the sender is. */
@@ -230,6 +238,8 @@ static __always_inline int packet_quoted(struct packet *p, void *inner, void *en
 		src_lo = ADDRESS_LO(&ip6->saddr);
 		dst_hi = ADDRESS_HI(&ip6->daddr);
 		dst_lo = ADDRESS_LO(&ip6->daddr);
+		if (address_is_mapped(src_hi, src_lo) || address_is_mapped(dst_hi, dst_lo))
+			return -1;
 		protocol = ip6->nexthdr;
 		l4 = ip6 + 1;
 		if (protocol == IPPROTO_FRAGMENT) { /* next header, reserved, offset and more, id */
@@ -331,6 +341,9 @@ static __always_inline enum parsed packet_headers(void *data, void *end, __u32 l
 		src_lo = ADDRESS_LO(&ip6->saddr);
 		dst_hi = ADDRESS_HI(&ip6->daddr);
 		dst_lo = ADDRESS_LO(&ip6->daddr);
+		/* Nobody sends these (RFC 4942, 2.2): here they would pass for IPv4. */
+		if (address_is_mapped(src_hi, src_lo) || address_is_mapped(dst_hi, dst_lo))
+			return PARSED_MALFORMED;
 		protocol = ip6->nexthdr;
 		p->ipv6 = 1;
 		p->ttl = ip6->hop_limit;

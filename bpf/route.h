@@ -168,6 +168,38 @@ __noinline int route_forwards(struct __sk_buff *skb, const struct address *sourc
 	return rc >= 0 && rc != BPF_FIB_LKUP_RET_NOT_FWDED && rc != BPF_FIB_LKUP_RET_FWD_DISABLED;
 }
 
+/* Whether the kernel has a way back to the source of what came in here, as enum rpf asks.
+ * Where it does not forward it does not say, and has its own filter.
+ */
+__noinline int route_leads_back(struct __sk_buff *skb, const struct address *source, __u32 mode)
+{
+	struct bpf_fib_lookup fib = { .ifindex = skb->ifindex, .tot_len = 1 };
+	long rc;
+
+	if (!source)
+		return 0;
+	if (address_is_ipv4(source)) {
+		fib.family = AF_INET;
+		fib.ipv4_dst = address_ipv4(source);
+	} else {
+		fib.family = AF_INET6;
+		__builtin_memcpy(fib.ipv6_dst, source, 16);
+	}
+	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	switch (rc) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+		return mode != RPF_STRICT || fib.ifindex == skb->ifindex;
+	case BPF_FIB_LKUP_RET_UNSUPP_LWT:
+		return mode != RPF_STRICT;
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+		return 1;
+	default:
+		return 0;
+	}
+}
+
 /* How often a flow looks where the kernel's route to its node goes now: when this many
  * low bits of the jiffies run over, 256 of them, about a second.
  */

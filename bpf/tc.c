@@ -7,6 +7,7 @@
 #include "maps.h"
 #include "packet.h"
 #include "verdict.h"
+#include "source.h"
 #include "flow.h"
 #include "encap.h"
 #include "mtu.h"
@@ -140,17 +141,19 @@ static __always_inline enum reason decide_from_workload(struct __sk_buff *skb, s
 	struct flow *flow;
 	enum reason reason;
 	enum parsed parsed;
+	int answered;
 
 	parsed = packet_parse(skb, p, HOOK_FROM_WORKLOAD);
 	switch (parsed) {
 	case PARSED_IP:
 		break;
 	case PARSED_ARP:
-		if (arp_answer(skb))
+		reason = arp_from_workload(skb, &answered);
+		if (answered)
 			*action = bpf_redirect(skb->ifindex, 0);
-		return PASS_NEIGHBOR;
+		return reason;
 	case PARSED_NEIGHBOR:
-		return PASS_NEIGHBOR;
+		return discovery_from_workload(skb);
 	default:
 		return parsed_drop(parsed);
 	}
@@ -257,14 +260,17 @@ static __always_inline enum reason decide_from_network(struct __sk_buff *skb, st
 			return parsed_drop(parsed);
 		via = INTERFACE_TUNNEL;
 	} else if (parsed == PARSED_MULTICAST ? !policies || !p->key.protocol : parsed != PARSED_IP) {
-		return host_unparsed(parsed, skb->ifindex);
+		reason = parsed == PARSED_MULTICAST ? source_check(skb, p, SOURCE_STATIC) : 0;
+		return reason ? reason : host_unparsed(parsed, skb->ifindex);
 	}
 	destination = p->sender ? &p->key.a : &p->key.b;
 	if (policies & HOST_POLICY_UNTRACKED && !p->tunnel) {
 		switch (host_untracked(p, skb->ifindex, DIRECTION_INGRESS)) {
 		case RULE_ALLOW:
-			if (!workload_slot(destination))
-				return PASS_UNTRACKED;
+			if (!workload_slot(destination)) {
+				reason = source_check(skb, p, SOURCE_STATIC);
+				return reason ? reason : PASS_UNTRACKED;
+			}
 			via = 0;
 			break;
 		case RULE_CONTINUE:
@@ -277,11 +283,15 @@ static __always_inline enum reason decide_from_network(struct __sk_buff *skb, st
 	if (!flow)
 		to = workload_slot(destination);
 	if (!flow && !to) {
-		if (!(policies & HOST_POLICY_TRACKED) || !host_endpoint_at(via))
-			return PASS_NOT_OURS;
-		/* The kernel looks up the socket that an error quotes. */
-		if (p->icmp_error)
-			return PASS_TO_HOST;
+		int tracked = policies & HOST_POLICY_TRACKED && host_endpoint_at(via);
+
+		/* Of what is tracked only the first packet is asked where it comes from. The
+		 * kernel looks up the socket that an error quotes.
+		 */
+		if (!tracked || p->icmp_error) {
+			reason = source_check(skb, p, SOURCE_HOST | SOURCE_OPENS);
+			return reason ? reason : tracked ? PASS_TO_HOST : PASS_NOT_OURS;
+		}
 	}
 	reason = flow_decide(skb, p, &flow, HOOK_FROM_NETWORK, via, to);
 	if (reason)
@@ -338,6 +348,7 @@ __noinline int away(const struct packet *p, struct judging *j)
 
 	if (!p || !j)
 		return 0;
+	/* An ICMP error goes to the source of what it quotes: by its key, too. */
 	route = route_lookup(p->sender ? &p->key.a : &p->key.b);
 	if (!route || route->kind != ROUTE_WORKLOAD)
 		return 0;
@@ -369,14 +380,14 @@ static __always_inline enum reason decide_to_network(struct __sk_buff *skb, stru
 	parsed = packet_parse(skb, p, HOOK_TO_NETWORK);
 	if (parsed == PARSED_MULTICAST ? !p->key.protocol : parsed != PARSED_IP && parsed != PARSED_FRAGMENT)
 		return host_unparsed(parsed, skb->ifindex);
-	if (p->icmp_error)
-		return PASS_NOT_OURS;
 	j = bpf_map_lookup_elem(&scratch, &zero);
 	if (!j)
 		return DROP_MALFORMED;
 	forward = away(p, j);
-	/* What follows no fragment that has passed is of no use to anybody. */
-	if (parsed != PARSED_FRAGMENT) {
+	/* What follows no fragment that has passed is of no use to anybody; the host's errors
+	 * are about what policy has let through.
+	 */
+	if (parsed != PARSED_FRAGMENT && !p->icmp_error) {
 		reason = host_egress(skb, p, forward > FORWARD_NODE ? INTERFACE_TUNNEL : skb->ifindex);
 		if (reason)
 			return reason;

@@ -43,7 +43,7 @@ enum reason {
 	DROP_MALFORMED,		/* headers that do not add up */
 	DROP_UNSUPPORTED,	/* not IP, or extension headers that we cannot see through */
 	DROP_FRAGMENT,		/* a fragment whose first was not allowed, or that is not the next */
-	DROP_SPOOFED,		/* source is not the interface's workload */
+	DROP_SPOOFED,		/* source is not the interface's workload, nor what it may use */
 	DROP_MULTICAST,		/* multicast or broadcast from a workload */
 	DROP_EGRESS_POLICY,	/* the source's policy */
 	DROP_INGRESS_POLICY,	/* the destination's policy */
@@ -51,11 +51,13 @@ enum reason {
 	DROP_UNTRACKED,		/* a host endpoint's untracked policy */
 	DROP_TO_HOST,		/* defaultEndpointToHostAction */
 	DROP_NO_ENDPOINT,	/* an address of this node's blocks that no endpoint has */
-	DROP_MARTIAN,		/* from the network with a source that lives here */
+	DROP_MARTIAN,		/* from the network with a source that lives here or nowhere */
 	DROP_WRONG_NODE,	/* encapsulated by a node that does not have the source */
 	DROP_NO_FLOW,		/* ICMP error that quotes no flow of ours */
 	DROP_ENCAP,		/* the header could not be pushed or popped */
 	DROP_NO_NEXT_HOP,	/* the kernel has no route to the node */
+	DROP_RPF,		/* where it came in is no way back to its source */
+	DROP_ECN,		/* a tunnel's congestion mark that it cannot carry (RFC 6040) */
 	REASON_MAX,
 };
 
@@ -226,6 +228,15 @@ struct prefix {
 	__u8 bytes[16];
 };
 
+/* What else a workload may send from. What stands in front of the address has to match
+ * whole, so the shortest prefix_length is 32.
+ */
+struct source_key {
+	__u32 prefix_length;	/* 32 + that of the v4-mapped address */
+	__u32 ifindex;
+	__u8 bytes[16];
+};
+
 enum route_kind {
 	ROUTE_HOST = 1,		/* an address of this host */
 	ROUTE_WORKLOAD,		/* workloads of another node */
@@ -344,9 +355,16 @@ struct settings {
 	__u8 to_host;		/* enum to_host */
 	__u8 host_policy;	/* enum host_policy */
 	__u8 events;		/* set of enum event_kind that somebody listens to */
-	__u8 pad;
+	__u8 rpf;		/* enum rpf, of the host's interfaces */
 	__u32 event_rate;	/* events per CPU and second */
 	__u32 nat_mark;		/* on packets that the host's stack is to masquerade */
+};
+
+/* What the way back to a packet's source has to be. */
+enum rpf {
+	RPF_DISABLED,
+	RPF_LOOSE,		/* any */
+	RPF_STRICT,		/* the interface where it came in */
 };
 
 /* What kinds of host endpoint there are anywhere on the host: a table that is not asked

@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	sweepMapAllowedSources   = "allowed_sources"
 	sweepMapClassNodes       = "class_nodes"
 	sweepMapCounters         = "counters"
 	sweepMapEndpoints        = "endpoints"
@@ -107,34 +108,35 @@ type sweepProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sweepMapSpecs struct {
-	ClassNodes    *ebpf.MapSpec `ebpf:"class_nodes"`
-	Counters      *ebpf.MapSpec `ebpf:"counters"`
-	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
-	EventBudgets  *ebpf.MapSpec `ebpf:"event_budgets"`
-	Events        *ebpf.MapSpec `ebpf:"events"`
-	Explanations  *ebpf.MapSpec `ebpf:"explanations"`
-	Failsafe      *ebpf.MapSpec `ebpf:"failsafe"`
-	FailsafePorts *ebpf.MapSpec `ebpf:"failsafe_ports"`
-	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	FlowsRefused  *ebpf.MapSpec `ebpf:"flows_refused"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
-	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
-	NatNets       *ebpf.MapSpec `ebpf:"nat_nets"`
-	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
-	NewFlows      *ebpf.MapSpec `ebpf:"new_flows"`
-	PathMtus      *ebpf.MapSpec `ebpf:"path_mtus"`
-	Peers         *ebpf.MapSpec `ebpf:"peers"`
-	PortClasses   *ebpf.MapSpec `ebpf:"port_classes"`
-	Routes        *ebpf.MapSpec `ebpf:"routes"`
-	RuleCounters  *ebpf.MapSpec `ebpf:"rule_counters"`
-	RuleNames     *ebpf.MapSpec `ebpf:"rule_names"`
-	RulesetWords  *ebpf.MapSpec `ebpf:"ruleset_words"`
-	Scratch       *ebpf.MapSpec `ebpf:"scratch"`
-	Searches      *ebpf.MapSpec `ebpf:"searches"`
-	Settings      *ebpf.MapSpec `ebpf:"settings"`
-	Workloads     *ebpf.MapSpec `ebpf:"workloads"`
+	AllowedSources *ebpf.MapSpec `ebpf:"allowed_sources"`
+	ClassNodes     *ebpf.MapSpec `ebpf:"class_nodes"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Endpoints      *ebpf.MapSpec `ebpf:"endpoints"`
+	EventBudgets   *ebpf.MapSpec `ebpf:"event_budgets"`
+	Events         *ebpf.MapSpec `ebpf:"events"`
+	Explanations   *ebpf.MapSpec `ebpf:"explanations"`
+	Failsafe       *ebpf.MapSpec `ebpf:"failsafe"`
+	FailsafePorts  *ebpf.MapSpec `ebpf:"failsafe_ports"`
+	FlowTables     *ebpf.MapSpec `ebpf:"flow_tables"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	FlowsRefused   *ebpf.MapSpec `ebpf:"flows_refused"`
+	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
+	HostClasses    *ebpf.MapSpec `ebpf:"host_classes"`
+	HostEndpoints  *ebpf.MapSpec `ebpf:"host_endpoints"`
+	NatNets        *ebpf.MapSpec `ebpf:"nat_nets"`
+	NetClasses     *ebpf.MapSpec `ebpf:"net_classes"`
+	NewFlows       *ebpf.MapSpec `ebpf:"new_flows"`
+	PathMtus       *ebpf.MapSpec `ebpf:"path_mtus"`
+	Peers          *ebpf.MapSpec `ebpf:"peers"`
+	PortClasses    *ebpf.MapSpec `ebpf:"port_classes"`
+	Routes         *ebpf.MapSpec `ebpf:"routes"`
+	RuleCounters   *ebpf.MapSpec `ebpf:"rule_counters"`
+	RuleNames      *ebpf.MapSpec `ebpf:"rule_names"`
+	RulesetWords   *ebpf.MapSpec `ebpf:"ruleset_words"`
+	Scratch        *ebpf.MapSpec `ebpf:"scratch"`
+	Searches       *ebpf.MapSpec `ebpf:"searches"`
+	Settings       *ebpf.MapSpec `ebpf:"settings"`
+	Workloads      *ebpf.MapSpec `ebpf:"workloads"`
 }
 
 // sweepVariableSpecs contains global variables before they are loaded into the kernel.
@@ -172,38 +174,40 @@ func (o *sweepObjects) Close() error {
 //
 // It can be passed to loadSweepObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sweepMaps struct {
-	ClassNodes    *ebpf.Map `ebpf:"class_nodes"`
-	Counters      *ebpf.Map `ebpf:"counters"`
-	Endpoints     *ebpf.Map `ebpf:"endpoints"`
-	EventBudgets  *ebpf.Map `ebpf:"event_budgets"`
-	Events        *ebpf.Map `ebpf:"events"`
-	Explanations  *ebpf.Map `ebpf:"explanations"`
-	Failsafe      *ebpf.Map `ebpf:"failsafe"`
-	FailsafePorts *ebpf.Map `ebpf:"failsafe_ports"`
-	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	FlowsRefused  *ebpf.Map `ebpf:"flows_refused"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	HostClasses   *ebpf.Map `ebpf:"host_classes"`
-	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
-	NatNets       *ebpf.Map `ebpf:"nat_nets"`
-	NetClasses    *ebpf.Map `ebpf:"net_classes"`
-	NewFlows      *ebpf.Map `ebpf:"new_flows"`
-	PathMtus      *ebpf.Map `ebpf:"path_mtus"`
-	Peers         *ebpf.Map `ebpf:"peers"`
-	PortClasses   *ebpf.Map `ebpf:"port_classes"`
-	Routes        *ebpf.Map `ebpf:"routes"`
-	RuleCounters  *ebpf.Map `ebpf:"rule_counters"`
-	RuleNames     *ebpf.Map `ebpf:"rule_names"`
-	RulesetWords  *ebpf.Map `ebpf:"ruleset_words"`
-	Scratch       *ebpf.Map `ebpf:"scratch"`
-	Searches      *ebpf.Map `ebpf:"searches"`
-	Settings      *ebpf.Map `ebpf:"settings"`
-	Workloads     *ebpf.Map `ebpf:"workloads"`
+	AllowedSources *ebpf.Map `ebpf:"allowed_sources"`
+	ClassNodes     *ebpf.Map `ebpf:"class_nodes"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	Endpoints      *ebpf.Map `ebpf:"endpoints"`
+	EventBudgets   *ebpf.Map `ebpf:"event_budgets"`
+	Events         *ebpf.Map `ebpf:"events"`
+	Explanations   *ebpf.Map `ebpf:"explanations"`
+	Failsafe       *ebpf.Map `ebpf:"failsafe"`
+	FailsafePorts  *ebpf.Map `ebpf:"failsafe_ports"`
+	FlowTables     *ebpf.Map `ebpf:"flow_tables"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	FlowsRefused   *ebpf.Map `ebpf:"flows_refused"`
+	Fragments      *ebpf.Map `ebpf:"fragments"`
+	HostClasses    *ebpf.Map `ebpf:"host_classes"`
+	HostEndpoints  *ebpf.Map `ebpf:"host_endpoints"`
+	NatNets        *ebpf.Map `ebpf:"nat_nets"`
+	NetClasses     *ebpf.Map `ebpf:"net_classes"`
+	NewFlows       *ebpf.Map `ebpf:"new_flows"`
+	PathMtus       *ebpf.Map `ebpf:"path_mtus"`
+	Peers          *ebpf.Map `ebpf:"peers"`
+	PortClasses    *ebpf.Map `ebpf:"port_classes"`
+	Routes         *ebpf.Map `ebpf:"routes"`
+	RuleCounters   *ebpf.Map `ebpf:"rule_counters"`
+	RuleNames      *ebpf.Map `ebpf:"rule_names"`
+	RulesetWords   *ebpf.Map `ebpf:"ruleset_words"`
+	Scratch        *ebpf.Map `ebpf:"scratch"`
+	Searches       *ebpf.Map `ebpf:"searches"`
+	Settings       *ebpf.Map `ebpf:"settings"`
+	Workloads      *ebpf.Map `ebpf:"workloads"`
 }
 
 func (m *sweepMaps) Close() error {
 	return _SweepClose(
+		m.AllowedSources,
 		m.ClassNodes,
 		m.Counters,
 		m.Endpoints,

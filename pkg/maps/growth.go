@@ -12,7 +12,7 @@ import (
 // growable are the tables whose size is not part of the layout.
 var growable = []string{
 	bpfMapEndpoints, bpfMapWorkloads, bpfMapRoutes, bpfMapPeers, bpfMapHostClasses, bpfMapNetClasses, bpfMapClassNodes,
-	bpfMapRulesetWords, bpfMapHostEndpoints, bpfMapFailsafe, bpfMapNatNets, bpfMapRuleNames, bpfMapRuleCounters, bpfMapFlows,
+	bpfMapRulesetWords, bpfMapHostEndpoints, bpfMapFailsafe, bpfMapAllowedSources, bpfMapNatNets, bpfMapRuleNames, bpfMapRuleCounters, bpfMapFlows,
 }
 
 // Growth are larger tables that are about to take the place of those that only the

@@ -114,6 +114,12 @@ var tables = map[string]filled{
 		},
 		text(func(m *Maps) Table[FailsafeKey, uint32] { return m.Failsafe }),
 	},
+	bpfMapAllowedSources: {
+		func(m *Maps, i int) error {
+			return m.AllowedSources.Put(SourceKey{PrefixLength: 32, Ifindex: uint32(i)}, uint32(i))
+		},
+		text(func(m *Maps) Table[SourceKey, uint32] { return m.AllowedSources }),
+	},
 	bpfMapRuleNames: {
 		func(m *Maps, i int) error {
 			return m.RuleNames.Put(uint32(i), NewRuleName(fmt.Sprint(i), RuleAllow, false))

@@ -38,6 +38,7 @@ type (
 	Prefix       = bpfPrefix
 	Route        = bpfRoute
 	Settings     = bpfSettings
+	SourceKey    = bpfSourceKey
 	Hook         = bpfHook
 	Reason       = bpfReason
 	Forward      = bpfForward
@@ -90,6 +91,10 @@ const (
 	HostPolicyTracked   = bpfHostPolicyHOST_POLICY_TRACKED
 	HostPolicyUntracked = bpfHostPolicyHOST_POLICY_UNTRACKED
 
+	RPFDisabled = bpfRpfRPF_DISABLED
+	RPFLoose    = bpfRpfRPF_LOOSE
+	RPFStrict   = bpfRpfRPF_STRICT
+
 	DirectionIngress = bpfDirectionDIRECTION_INGRESS
 	DirectionEgress  = bpfDirectionDIRECTION_EGRESS
 
@@ -124,12 +129,14 @@ type Maps struct {
 	// HostEndpoints is by ifindex; see struct host_endpoint for 0.
 	HostEndpoints Table[uint32, HostEndpoint]
 	Failsafe      Table[FailsafeKey, uint32]
-	FailsafePorts Table[uint32, uint64]
-	RuleNames     Table[uint32, RuleName]
-	RuleCounters  RuleCounters
-	Explanations  Table[uint32, Explanation]
-	Ports         *PortClasses
-	Words         *Words
+	// AllowedSources has the slots of workloads that may send from these addresses.
+	AllowedSources Table[SourceKey, uint32]
+	FailsafePorts  Table[uint32, uint64]
+	RuleNames      Table[uint32, RuleName]
+	RuleCounters   RuleCounters
+	Explanations   Table[uint32, Explanation]
+	Ports          *PortClasses
+	Words          *Words
 
 	all     map[string]*held
 	spec    *ebpf.CollectionSpec
@@ -193,6 +200,7 @@ func OpenWith(dir string, o Options) (*Maps, error) {
 	m.NetClasses = tableOf[Prefix, uint32](m, bpfMapNetClasses)
 	m.NATNets = tableOf[Prefix, uint32](m, bpfMapNatNets)
 	m.HostEndpoints = tableOf[uint32, HostEndpoint](m, bpfMapHostEndpoints)
+	m.AllowedSources = tableOf[SourceKey, uint32](m, bpfMapAllowedSources)
 	m.Failsafe = tableOf[FailsafeKey, uint32](m, bpfMapFailsafe)
 	m.RuleNames = tableOf[uint32, RuleName](m, bpfMapRuleNames)
 	m.RuleCounters = newRuleCounters(m.all[bpfMapRuleCounters])

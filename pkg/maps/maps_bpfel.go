@@ -331,7 +331,9 @@ const (
 	bpfReasonDROP_NO_FLOW        bpfReason = 24
 	bpfReasonDROP_ENCAP          bpfReason = 25
 	bpfReasonDROP_NO_NEXT_HOP    bpfReason = 26
-	bpfReasonREASON_MAX          bpfReason = 27
+	bpfReasonDROP_RPF            bpfReason = 27
+	bpfReasonDROP_ECN            bpfReason = 28
+	bpfReasonREASON_MAX          bpfReason = 29
 )
 
 type bpfRoute struct {
@@ -349,6 +351,14 @@ const (
 	bpfRouteKindROUTE_WORKLOAD  bpfRouteKind = 2
 	bpfRouteKindROUTE_BLOCK     bpfRouteKind = 3
 	bpfRouteKindROUTE_PEER_HOST bpfRouteKind = 4
+)
+
+type bpfRpf uint32
+
+const (
+	bpfRpfRPF_DISABLED bpfRpf = 0
+	bpfRpfRPF_LOOSE    bpfRpf = 1
+	bpfRpfRPF_STRICT   bpfRpf = 2
 )
 
 type bpfRuleAction uint32
@@ -396,9 +406,16 @@ type bpfSettings struct {
 	ToHost     uint8
 	HostPolicy uint8
 	Events     uint8
-	Pad        uint8
+	Rpf        uint8
 	EventRate  uint32
 	NatMark    uint32
+}
+
+type bpfSourceKey struct {
+	_            structs.HostLayout
+	PrefixLength uint32
+	Ifindex      uint32
+	Bytes        [16]uint8
 }
 
 type bpfToHost uint32
@@ -413,6 +430,7 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	bpfMapAllowedSources    = "allowed_sources"
 	bpfMapClassNodes        = "class_nodes"
 	bpfMapCounters          = "counters"
 	bpfMapEndpoints         = "endpoints"
@@ -455,6 +473,7 @@ const (
 	bpfVarNatNetNames       = "nat_net_names"
 	bpfVarReasonNames       = "reason_names"
 	bpfVarRouteKindNames    = "route_kind_names"
+	bpfVarRpfNames          = "rpf_names"
 	bpfVarRuleActionNames   = "rule_action_names"
 	bpfVarToHostNames       = "to_host_names"
 )
@@ -507,34 +526,35 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	ClassNodes    *ebpf.MapSpec `ebpf:"class_nodes"`
-	Counters      *ebpf.MapSpec `ebpf:"counters"`
-	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
-	EventBudgets  *ebpf.MapSpec `ebpf:"event_budgets"`
-	Events        *ebpf.MapSpec `ebpf:"events"`
-	Explanations  *ebpf.MapSpec `ebpf:"explanations"`
-	Failsafe      *ebpf.MapSpec `ebpf:"failsafe"`
-	FailsafePorts *ebpf.MapSpec `ebpf:"failsafe_ports"`
-	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	FlowsRefused  *ebpf.MapSpec `ebpf:"flows_refused"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	HostClasses   *ebpf.MapSpec `ebpf:"host_classes"`
-	HostEndpoints *ebpf.MapSpec `ebpf:"host_endpoints"`
-	NatNets       *ebpf.MapSpec `ebpf:"nat_nets"`
-	NetClasses    *ebpf.MapSpec `ebpf:"net_classes"`
-	NewFlows      *ebpf.MapSpec `ebpf:"new_flows"`
-	PathMtus      *ebpf.MapSpec `ebpf:"path_mtus"`
-	Peers         *ebpf.MapSpec `ebpf:"peers"`
-	PortClasses   *ebpf.MapSpec `ebpf:"port_classes"`
-	Routes        *ebpf.MapSpec `ebpf:"routes"`
-	RuleCounters  *ebpf.MapSpec `ebpf:"rule_counters"`
-	RuleNames     *ebpf.MapSpec `ebpf:"rule_names"`
-	RulesetWords  *ebpf.MapSpec `ebpf:"ruleset_words"`
-	Scratch       *ebpf.MapSpec `ebpf:"scratch"`
-	Searches      *ebpf.MapSpec `ebpf:"searches"`
-	Settings      *ebpf.MapSpec `ebpf:"settings"`
-	Workloads     *ebpf.MapSpec `ebpf:"workloads"`
+	AllowedSources *ebpf.MapSpec `ebpf:"allowed_sources"`
+	ClassNodes     *ebpf.MapSpec `ebpf:"class_nodes"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Endpoints      *ebpf.MapSpec `ebpf:"endpoints"`
+	EventBudgets   *ebpf.MapSpec `ebpf:"event_budgets"`
+	Events         *ebpf.MapSpec `ebpf:"events"`
+	Explanations   *ebpf.MapSpec `ebpf:"explanations"`
+	Failsafe       *ebpf.MapSpec `ebpf:"failsafe"`
+	FailsafePorts  *ebpf.MapSpec `ebpf:"failsafe_ports"`
+	FlowTables     *ebpf.MapSpec `ebpf:"flow_tables"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	FlowsRefused   *ebpf.MapSpec `ebpf:"flows_refused"`
+	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
+	HostClasses    *ebpf.MapSpec `ebpf:"host_classes"`
+	HostEndpoints  *ebpf.MapSpec `ebpf:"host_endpoints"`
+	NatNets        *ebpf.MapSpec `ebpf:"nat_nets"`
+	NetClasses     *ebpf.MapSpec `ebpf:"net_classes"`
+	NewFlows       *ebpf.MapSpec `ebpf:"new_flows"`
+	PathMtus       *ebpf.MapSpec `ebpf:"path_mtus"`
+	Peers          *ebpf.MapSpec `ebpf:"peers"`
+	PortClasses    *ebpf.MapSpec `ebpf:"port_classes"`
+	Routes         *ebpf.MapSpec `ebpf:"routes"`
+	RuleCounters   *ebpf.MapSpec `ebpf:"rule_counters"`
+	RuleNames      *ebpf.MapSpec `ebpf:"rule_names"`
+	RulesetWords   *ebpf.MapSpec `ebpf:"ruleset_words"`
+	Scratch        *ebpf.MapSpec `ebpf:"scratch"`
+	Searches       *ebpf.MapSpec `ebpf:"searches"`
+	Settings       *ebpf.MapSpec `ebpf:"settings"`
+	Workloads      *ebpf.MapSpec `ebpf:"workloads"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -555,6 +575,7 @@ type bpfVariableSpecs struct {
 	NatNetNames       *ebpf.VariableSpec `ebpf:"nat_net_names"`
 	ReasonNames       *ebpf.VariableSpec `ebpf:"reason_names"`
 	RouteKindNames    *ebpf.VariableSpec `ebpf:"route_kind_names"`
+	RpfNames          *ebpf.VariableSpec `ebpf:"rpf_names"`
 	RuleActionNames   *ebpf.VariableSpec `ebpf:"rule_action_names"`
 	ToHostNames       *ebpf.VariableSpec `ebpf:"to_host_names"`
 }
@@ -579,38 +600,40 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	ClassNodes    *ebpf.Map `ebpf:"class_nodes"`
-	Counters      *ebpf.Map `ebpf:"counters"`
-	Endpoints     *ebpf.Map `ebpf:"endpoints"`
-	EventBudgets  *ebpf.Map `ebpf:"event_budgets"`
-	Events        *ebpf.Map `ebpf:"events"`
-	Explanations  *ebpf.Map `ebpf:"explanations"`
-	Failsafe      *ebpf.Map `ebpf:"failsafe"`
-	FailsafePorts *ebpf.Map `ebpf:"failsafe_ports"`
-	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	FlowsRefused  *ebpf.Map `ebpf:"flows_refused"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	HostClasses   *ebpf.Map `ebpf:"host_classes"`
-	HostEndpoints *ebpf.Map `ebpf:"host_endpoints"`
-	NatNets       *ebpf.Map `ebpf:"nat_nets"`
-	NetClasses    *ebpf.Map `ebpf:"net_classes"`
-	NewFlows      *ebpf.Map `ebpf:"new_flows"`
-	PathMtus      *ebpf.Map `ebpf:"path_mtus"`
-	Peers         *ebpf.Map `ebpf:"peers"`
-	PortClasses   *ebpf.Map `ebpf:"port_classes"`
-	Routes        *ebpf.Map `ebpf:"routes"`
-	RuleCounters  *ebpf.Map `ebpf:"rule_counters"`
-	RuleNames     *ebpf.Map `ebpf:"rule_names"`
-	RulesetWords  *ebpf.Map `ebpf:"ruleset_words"`
-	Scratch       *ebpf.Map `ebpf:"scratch"`
-	Searches      *ebpf.Map `ebpf:"searches"`
-	Settings      *ebpf.Map `ebpf:"settings"`
-	Workloads     *ebpf.Map `ebpf:"workloads"`
+	AllowedSources *ebpf.Map `ebpf:"allowed_sources"`
+	ClassNodes     *ebpf.Map `ebpf:"class_nodes"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	Endpoints      *ebpf.Map `ebpf:"endpoints"`
+	EventBudgets   *ebpf.Map `ebpf:"event_budgets"`
+	Events         *ebpf.Map `ebpf:"events"`
+	Explanations   *ebpf.Map `ebpf:"explanations"`
+	Failsafe       *ebpf.Map `ebpf:"failsafe"`
+	FailsafePorts  *ebpf.Map `ebpf:"failsafe_ports"`
+	FlowTables     *ebpf.Map `ebpf:"flow_tables"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	FlowsRefused   *ebpf.Map `ebpf:"flows_refused"`
+	Fragments      *ebpf.Map `ebpf:"fragments"`
+	HostClasses    *ebpf.Map `ebpf:"host_classes"`
+	HostEndpoints  *ebpf.Map `ebpf:"host_endpoints"`
+	NatNets        *ebpf.Map `ebpf:"nat_nets"`
+	NetClasses     *ebpf.Map `ebpf:"net_classes"`
+	NewFlows       *ebpf.Map `ebpf:"new_flows"`
+	PathMtus       *ebpf.Map `ebpf:"path_mtus"`
+	Peers          *ebpf.Map `ebpf:"peers"`
+	PortClasses    *ebpf.Map `ebpf:"port_classes"`
+	Routes         *ebpf.Map `ebpf:"routes"`
+	RuleCounters   *ebpf.Map `ebpf:"rule_counters"`
+	RuleNames      *ebpf.Map `ebpf:"rule_names"`
+	RulesetWords   *ebpf.Map `ebpf:"ruleset_words"`
+	Scratch        *ebpf.Map `ebpf:"scratch"`
+	Searches       *ebpf.Map `ebpf:"searches"`
+	Settings       *ebpf.Map `ebpf:"settings"`
+	Workloads      *ebpf.Map `ebpf:"workloads"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
+		m.AllowedSources,
 		m.ClassNodes,
 		m.Counters,
 		m.Endpoints,
@@ -660,6 +683,7 @@ type bpfVariables struct {
 	NatNetNames       *ebpf.Variable `ebpf:"nat_net_names"`
 	ReasonNames       *ebpf.Variable `ebpf:"reason_names"`
 	RouteKindNames    *ebpf.Variable `ebpf:"route_kind_names"`
+	RpfNames          *ebpf.Variable `ebpf:"rpf_names"`
 	RuleActionNames   *ebpf.Variable `ebpf:"rule_action_names"`
 	ToHostNames       *ebpf.Variable `ebpf:"to_host_names"`
 }

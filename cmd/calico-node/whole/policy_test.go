@@ -193,11 +193,12 @@ func TestHosts(t *testing.T) {
 		try{from: near[0].Namespace, to: a.IPv4.Addr(), port: 8080}, try{from: far[0].Namespace, to: b.IPv4.Addr(), port: 8080, want: true})
 
 	// A workload's egress policy is for the host too, its ingress policy for other
-	// hosts.
-	c.apply(`
+	// hosts, which in a tunnel are known by their address there.
+	c.apply(fmt.Sprintf(`
 {apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: open}, spec: {selector: role == 'open', types: [Egress, Ingress],
  egress: [{action: Deny, protocol: TCP, destination: {ports: [8080]}}, {action: Allow}],
- ingress: [{action: Deny, source: {nets: [10.10.1.2/32]}}, {action: Deny, source: {nets: ["fd10:10:1::2/128"]}}, {action: Allow}]}}`)
+ ingress: [{action: Deny, source: {nets: [10.10.1.2/32, %s/32, %s/32]}}, {action: Deny, source: {nets: ["fd10:10:1::2/128", %s/128]}}, {action: Allow}]}}`,
+		a.tunnel("ipip"), a.tunnel("vxlan"), a.tunnel("vxlan6")))
 	var tries []try
 	for _, w := range far { // on host2; host1 is 10.10.1.2
 		tries = append(tries,

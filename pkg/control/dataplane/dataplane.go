@@ -52,6 +52,7 @@ type Dataplane struct {
 	explaining sync.Mutex // one question at a time
 	hosts      *reconcile.Tracked[uint32, kernel.HostEndpoint]
 	failsafe   *reconcile.Tracked[kernel.FailsafeKey, uint32]
+	sources    *sources
 	natNets    *reconcile.Tracked[kernel.Prefix, uint32]
 	ports      *reconcile.Tracked[uint32, uint64] // that failsafe is about
 	writes     int                                // to the tracked tables, ever
@@ -101,6 +102,7 @@ func (d *Dataplane) open(k *kernel.Maps, programs *loader.Programs) {
 	d.failsafe = track(d, "failsafe", d.kernel.Failsafe)
 	d.ports = track(d, "failsafe ports", d.kernel.FailsafePorts)
 	d.natNets = track(d, "nat_nets", d.kernel.NATNets)
+	d.sources = newSources(d)
 }
 
 // Close lets go of the kernel's objects; traffic goes on without us.
@@ -149,6 +151,7 @@ func (d *Dataplane) Resync() {
 	d.failsafe.Resync()
 	d.ports.Resync()
 	d.natNets.Resync()
+	d.sources.Resync()
 	clear(d.attached)
 	d.listed = false
 }
@@ -232,6 +235,8 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 			note("workloads", d.homeless(w, failing))
 		}
 		note("endpoints", d.endpoints.moved(slots, false))
+		note("allowed sources", d.sources.Ensure(d.sources.of(w, d.endpoints.slots)))
+		note("endpoints", d.sources.bump(d.endpoints))
 	}
 	if writes != d.writes || d.uplinksChanged(w) || hostTouched(w, rulesets) {
 		note("endpoints", d.endpoints.bump(0))
@@ -348,6 +353,7 @@ func (d *Dataplane) Prune(_ context.Context, want *desired.State) error {
 	var errs []error
 	if !d.changes.sameLocal {
 		slots := d.endpoints.addresses(w)
+		errs = append(errs, d.sources.Prune(d.sources.of(w, d.endpoints.slots)), d.sources.bump(d.endpoints))
 		errs = append(errs, d.workloads.Prune(slots), d.endpoints.moved(slots, true), d.endpoints.prune(w))
 	}
 	errs = append(errs, d.pruneRoutes(want))

@@ -89,7 +89,8 @@ func (d *Dataplane) entries() map[string]int {
 		"endpoints": d.endpoints.taken(), "workloads": d.workloads.Entries(), "routes": d.routes.Entries(),
 		"peers": d.peers.Entries(), "host_classes": hosts, "net_classes": nets, "ruleset_words": d.classifier.extents.taken(),
 		"host_endpoints": d.hosts.Entries(), "failsafe": d.failsafe.Entries(), "nat_nets": d.natNets.Entries(),
-		"rule_counters": rules + 1, "rule_names": rules, // no rule has number 0
+		"allowed_sources": d.sources.Entries(),
+		"rule_counters":   rules + 1, "rule_names": rules, // no rule has number 0
 	}
 }
 

@@ -29,6 +29,12 @@ var toHosts = map[desired.ToHostAction]kernel.ToHost{
 	desired.ToHostAccept: kernel.ToHostAccept,
 }
 
+var rpfs = map[desired.RPF]uint8{
+	desired.RPFDisabled: uint8(kernel.RPFDisabled),
+	desired.RPFLoose:    uint8(kernel.RPFLoose),
+	desired.RPFStrict:   uint8(kernel.RPFStrict),
+}
+
 func settingsOf(w *desired.Dataplane) map[uint32]kernel.Settings {
 	return map[uint32]kernel.Settings{0: {
 		Node4:     kernel.NewAddress(w.Node.IPv4),
@@ -37,6 +43,7 @@ func settingsOf(w *desired.Dataplane) map[uint32]kernel.Settings {
 		VxlanPort: kernel.BigEndian16(w.VXLANPort),
 		VxlanVni:  w.VXLANVNI,
 		ToHost:    uint8(toHosts[w.ToHost]),
+		Rpf:       rpfs[w.RPF],
 
 		HostPolicy: hostPolicy(w),
 		NatMark:    w.NATMark,
@@ -93,7 +100,7 @@ func (d *Dataplane) attachments(w *desired.Dataplane) map[loader.Attachment]bool
 	for i := range w.Uplinks {
 		out[loader.Attachment{Program: loader.FromNetwork, Ifindex: i}] = true
 		out[loader.Attachment{Program: loader.ToNetwork, Ifindex: i}] = true
-		if d.options.XDP {
+		if d.options.XDP && !w.NoXDP {
 			out[loader.Attachment{Program: loader.XDPNetwork, Ifindex: i}] = true
 		}
 	}
@@ -103,7 +110,7 @@ func (d *Dataplane) attachments(w *desired.Dataplane) map[loader.Attachment]bool
 		}
 		out[loader.Attachment{Program: loader.FromNetwork, Ifindex: i}] = true
 		out[loader.Attachment{Program: loader.ToNetwork, Ifindex: i}] = true
-		if w.Policy.HostEndpoints[key].Untracked.Ingress != 0 {
+		if w.Policy.HostEndpoints[key].Untracked.Ingress != 0 && !w.NoXDP {
 			out[loader.Attachment{Program: loader.XDPNetwork, Ifindex: i}] = true
 		}
 	}

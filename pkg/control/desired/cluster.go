@@ -28,11 +28,28 @@ type cluster struct {
 type node struct {
 	name       string
 	ipv4, ipv6 netip.Prefix // the address and its subnet; invalid if none
-	tunnels    []netip.Addr
+	tunnels    []netip.Addr // all of the next
+	tunnel     tunnels
 	mac4, mac6 MAC
 	as         uint32 // 0: the cluster's
 	clusterID  string // of a route reflector
 	labels     map[string]string
+}
+
+// tunnels are a node's own addresses in the pools that encapsulate; invalid if none.
+type tunnels struct{ ipip, vxlan, vxlanV6 netip.Addr }
+
+// of returns the address that the node has in a tunnel.
+func (t tunnels) of(e Encap, is6 bool) netip.Addr {
+	switch {
+	case e == EncapIPIP:
+		return t.ipip
+	case e == EncapVXLAN && is6:
+		return t.vxlanV6
+	case e == EncapVXLAN:
+		return t.vxlan
+	}
+	return netip.Addr{}
 }
 
 // address returns the node's address and subnet of one family.
@@ -88,15 +105,19 @@ func parseNode(key api.Key, n *api.Node) (out node, problems []policy.Problem) {
 		}
 		return p
 	}
-	tunnel := func(field, s string) {
+	tunnel := func(field, s string, is6 bool, dst *netip.Addr) {
 		if s == "" {
 			return
 		}
 		a, err := netip.ParseAddr(s)
+		if err == nil && a.Is6() != is6 {
+			err = errors.New("wrong address family")
+		}
 		if err != nil {
 			complain(fmt.Errorf("%s: %w", field, err))
 			return
 		}
+		*dst = a
 		out.tunnels = append(out.tunnels, a)
 	}
 	mac := func(field, s string, dst *MAC) {
@@ -117,10 +138,10 @@ func parseNode(key api.Key, n *api.Node) (out node, problems []policy.Problem) {
 			out.as = uint32(*bgp.ASNumber)
 		}
 		out.clusterID = bgp.RouteReflectorClusterID
-		tunnel("ipv4IPIPTunnelAddr", bgp.IPv4IPIPTunnelAddr)
+		tunnel("ipv4IPIPTunnelAddr", bgp.IPv4IPIPTunnelAddr, false, &out.tunnel.ipip)
 	}
-	tunnel("ipv4VXLANTunnelAddr", n.Spec.IPv4VXLANTunnelAddr)
-	tunnel("ipv6VXLANTunnelAddr", n.Spec.IPv6VXLANTunnelAddr)
+	tunnel("ipv4VXLANTunnelAddr", n.Spec.IPv4VXLANTunnelAddr, false, &out.tunnel.vxlan)
+	tunnel("ipv6VXLANTunnelAddr", n.Spec.IPv6VXLANTunnelAddr, true, &out.tunnel.vxlanV6)
 	mac("vxlanTunnelMACAddr", n.Spec.VXLANTunnelMACAddr, &out.mac4)
 	mac("vxlanTunnelMACAddrV6", n.Spec.VXLANTunnelMACAddrV6, &out.mac6)
 	return out, problems
@@ -153,7 +174,7 @@ func unknownNode(name string) node {
 }
 
 func (n node) same(o node) bool {
-	return n.name == o.name && n.sameAddresses(o) && slices.Equal(n.tunnels, o.tunnels) && n.mac4 == o.mac4 && n.mac6 == o.mac6 &&
+	return n.name == o.name && n.sameAddresses(o) && slices.Equal(n.tunnels, o.tunnels) && n.tunnel == o.tunnel && n.mac4 == o.mac4 && n.mac6 == o.mac6 &&
 		n.as == o.as && n.clusterID == o.clusterID && maps.Equal(n.labels, o.labels)
 }
 

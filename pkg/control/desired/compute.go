@@ -254,7 +254,7 @@ func (c *Computer) computeRoutes(in Input, links bool, addressesOf []string, own
 	r.setInputs(routeInputs{
 		backend: in.Config.backend(), ipv4: cl.self.ipv4, ipv6: cl.self.ipv6,
 		here4: slices.Contains(l.host, cl.self.ipv4.Addr()), here6: slices.Contains(l.host, cl.self.ipv6.Addr()),
-		mtus: l.mtus,
+		tunnel: cl.self.tunnel, mtus: l.mtus,
 	}, c.stale.pools, cl)
 	for _, name := range addressesOf {
 		for p := range cl.prefixes[name] {

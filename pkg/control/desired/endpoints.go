@@ -2,6 +2,8 @@ package desired
 
 import (
 	"cmp"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -34,12 +36,14 @@ func sortClaims(endpoints map[api.Key]*api.WorkloadEndpoint) []claim {
 // sameClaim says whether two versions of an endpoint claim the same.
 func sameClaim(a, b *api.WorkloadEndpoint) bool {
 	return a.Spec.InterfaceName == b.Spec.InterfaceName && a.Spec.MAC == b.Spec.MAC &&
-		slices.Equal(a.Spec.IPNetworks, b.Spec.IPNetworks) && a.CreationTimestamp.Equal(&b.CreationTimestamp)
+		slices.Equal(a.Spec.IPNetworks, b.Spec.IPNetworks) &&
+		slices.Equal(a.Spec.AllowSpoofedSourcePrefixes, b.Spec.AllowSpoofedSourcePrefixes) &&
+		a.Annotations[sourcesAnnotation] == b.Annotations[sourcesAnnotation] && a.CreationTimestamp.Equal(&b.CreationTimestamp)
 }
 
 // addEndpoints takes up the local endpoints whose interfaces exist, whoever
-// wrote them.
-func (s *State) addEndpoints(claims []claim, links []Link, taken reserved) {
+// wrote them. With anySource they may ask to send from addresses that are not theirs.
+func (s *State) addEndpoints(claims []claim, links []Link, taken reserved, anySource bool) {
 	byName := make(map[string]Link, len(links))
 	for _, l := range links {
 		byName[l.Name] = l
@@ -98,6 +102,13 @@ func (s *State) addEndpoints(claims []claim, links []Link, taken reserved) {
 			complain(fmt.Errorf("mac: %w", err))
 		}
 		slices.SortFunc(local.Addresses, netip.Addr.Compare)
+		sources, err := sourcesOf(c.endpoint)
+		if err == nil && len(sources) > 0 && !anySource {
+			sources, err = nil, errors.New("source prefixes are ignored: workloadSourceSpoofing is not Any")
+		}
+		if err != nil {
+			complain(err)
+		}
 		s.Local[c.key] = local
 		if interfaces[name] != c.key || !exists {
 			continue
@@ -108,10 +119,42 @@ func (s *State) addEndpoints(claims []claim, links []Link, taken reserved) {
 		}
 		s.Dataplane.Endpoints[c.key] = Endpoint{
 			Key: c.key, Interface: name, Ifindex: link.Index, Veth: link.Kind == "veth",
-			MAC: mac, HostMAC: link.MAC, Addresses: local.Addresses,
+			MAC: mac, HostMAC: link.MAC, Addresses: local.Addresses, Sources: sources,
 		}
 		s.Host.Workloads[name] = WorkloadLink{Ifindex: link.Index}
 	}
+}
+
+// sourcesAnnotation says the same as allowSpoofedSourcePrefixes, as a list in JSON, as a
+// Kubernetes pod does.
+const sourcesAnnotation = "cni.projectcalico.org/allowedSourcePrefixes"
+
+// sourcesOf are the prefixes that an endpoint wants to send from besides its own
+// addresses: those that are right, in order, and what is wrong with the others.
+func sourcesOf(w *api.WorkloadEndpoint) ([]netip.Prefix, error) {
+	texts := slices.Clone(w.Spec.AllowSpoofedSourcePrefixes)
+	var errs []error
+	if list := w.Annotations[sourcesAnnotation]; list != "" {
+		var more []string
+		if err := json.Unmarshal([]byte(list), &more); err != nil {
+			errs = append(errs, fmt.Errorf("annotation %s: %w", sourcesAnnotation, err))
+		}
+		texts = append(texts, more...)
+	}
+	var out []netip.Prefix
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if a, isAddress := netip.ParseAddr(text); isAddress == nil && a.Zone() == "" {
+			p, err = single(a), nil
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("source prefix: %w", err))
+			continue
+		}
+		out = append(out, p.Masked())
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return slices.Compact(out), errors.Join(errs...)
 }
 
 // addUnclaimed closes the interfaces that look like a workload's and have no

@@ -25,7 +25,7 @@ func (c *Computer) computeLocal(in Input, links bool) {
 	s := State{
 		Dataplane: Dataplane{
 			Endpoints: make(map[api.Key]Endpoint),
-			ToHost:    set.toHost, VXLANPort: set.vxlanPort, VXLANVNI: set.vxlanVNI, Tables: set.tables,
+			ToHost:    set.toHost, RPF: set.rpf, NoXDP: !set.xdp, VXLANPort: set.vxlanPort, VXLANVNI: set.vxlanVNI, Tables: set.tables,
 			Node: NodeAddresses{
 				IPv4: c.cluster.self.ipv4.Addr(), IPv6: c.cluster.self.ipv6.Addr(),
 				VXLANMAC: c.cluster.self.mac4, VXLANMACv6: c.cluster.self.mac6,
@@ -43,9 +43,10 @@ func (c *Computer) computeLocal(in Input, links bool) {
 		host[a] = true
 	}
 	c.cluster.reserveHost(host)
-	s.addEndpoints(claims, in.Links, c.cluster.reserved)
+	s.addEndpoints(claims, in.Links, c.cluster.reserved, set.anySource)
 	s.addUnclaimed(in.Links, set, claims)
 	s.addForwarding(set)
+	s.addTunnels(c.cluster.self)
 	bound := bindHostEndpoints(in.Node, c.hosts, in.Links, workloadLinks(set, d.Node, claims), set.excluded)
 	d.HostEndpoints, s.Problems = bound.endpoints, append(s.Problems, bound.problems...)
 	c.setProblems(&c.problems.local, s.Problems)
@@ -66,6 +67,17 @@ func (c *Computer) computeLocal(in Input, links bool) {
 	s.Host.Routes, s.Host.KeepLearned = out.Host.Routes, out.Host.KeepLearned
 	out.Dataplane, out.Host, out.Local, out.WorkloadMTU = s.Dataplane, s.Host, s.Local, s.WorkloadMTU
 	out.Changes.Local = true
+}
+
+// addTunnels has the host own its addresses in tunnels.
+func (s *State) addTunnels(self node) {
+	s.Host.Addresses = slices.Clone(self.tunnels)
+	slices.SortFunc(s.Host.Addresses, netip.Addr.Compare)
+	s.Host.Addresses = slices.Compact(s.Host.Addresses)
+	for _, l := range s.Dataplane.Uplinks {
+		s.Host.Uplinks = append(s.Host.Uplinks, l.Name)
+	}
+	slices.Sort(s.Host.Uplinks)
 }
 
 // nodeAddresses are the addresses of all nodes, with their names; the first by name

@@ -116,6 +116,7 @@ type routeInputs struct {
 	ipv4, ipv6 netip.Prefix // our addresses
 	// here4 and here6 say whether this host has them.
 	here4, here6 bool
+	tunnel       tunnels // ours
 	mtus         mtus
 }
 
@@ -293,9 +294,14 @@ func (r *routes) toNode(p netip.Prefix, name string, c *cluster) (bpf Route, ker
 		bpf = Route{Kind: RouteWorkload, Via: via.Addr(), Encap: encap}
 		kernel = KernelRoute{Kind: KernelVia, Via: via.Addr(), MTU: r.with.mtus.of(encap, is6)}
 		// Other nodes know this host by its node address alone, whichever uplink
-		// packets leave through.
+		// packets leave through, and in a tunnel by its address there: only to that do
+		// answers come through the tunnel, and only from it does a kernel with strict
+		// filters take what comes out of one.
 		if here {
 			kernel.Source = ours.Addr()
+			if in := r.with.tunnel.of(encap, is6); in.IsValid() {
+				kernel.Source = in
+			}
 		}
 		return bpf, kernel, policy.Problem{}
 	}

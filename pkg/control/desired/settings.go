@@ -22,6 +22,9 @@ var EnvironmentObject = api.Key{Kind: api.KindFelixConfiguration, Name: "environ
 // settings are the FelixConfiguration parameters that this node uses.
 type settings struct {
 	toHost            ToHostAction
+	rpf               RPF
+	xdp               bool // XDP programs may be attached
+	anySource         bool // workloads may ask to send from any address
 	dataInterfaces    *regexp.Regexp
 	interfacePrefixes []string
 	vxlanPort         uint16
@@ -51,6 +54,8 @@ func defaultSettings() settings {
 		vxlanPort:         4789,
 		vxlanVNI:          4096,
 		ipForwarding:      true,
+		rpf:               RPFLoose,
+		xdp:               true,
 		ipv6:              true,
 		nat:               natSettings{iptablesMask: defaultMarkMask, nftMask: defaultMarkMask},
 		servers: Servers{
@@ -76,6 +81,23 @@ func (s *settings) parameters() []parameter {
 				return errors.New("want Drop, Return or Accept")
 			}
 			s.toHost = action
+			return nil
+		}},
+		{"bpfEnforceRPF", func(v string) error {
+			mode, ok := map[string]RPF{"disabled": RPFDisabled, "loose": RPFLoose, "strict": RPFStrict}[strings.ToLower(v)]
+			if !ok {
+				return errors.New("want Disabled, Loose or Strict")
+			}
+			s.rpf = mode
+			return nil
+		}},
+		{"xdpEnabled", boolean(&s.xdp)},
+		{"workloadSourceSpoofing", func(v string) error {
+			allowed, ok := map[string]bool{"any": true, "disabled": false}[strings.ToLower(v)]
+			if !ok {
+				return errors.New("want Any or Disabled")
+			}
+			s.anySource = allowed
 			return nil
 		}},
 		{"bpfDataIfacePattern", func(v string) error {

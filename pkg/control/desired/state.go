@@ -137,6 +137,8 @@ type Server struct {
 type Dataplane struct {
 	Node    NodeAddresses
 	ToHost  ToHostAction
+	RPF     RPF
+	NoXDP   bool         // no XDP program anywhere
 	Uplinks map[int]Link // by interface index; all of the data interfaces
 	// Endpoints are the workload endpoints on interfaces that exist. One without
 	// addresses drops whatever its workload sends: such are endpoints that
@@ -186,6 +188,16 @@ const (
 	ToHostAccept
 )
 
+// RPF is FelixConfiguration's bpfEnforceRPF: whether what the network sends to this host's
+// interfaces has to come from where the kernel has a way back.
+type RPF uint8
+
+const (
+	RPFDisabled RPF = iota
+	RPFLoose        // any way
+	RPFStrict       // through the same interface
+)
+
 // KindInterface is the kind of the keys in Dataplane.Endpoints that stand for an
 // interface (its name) without endpoint.
 const KindInterface = "Interface"
@@ -199,6 +211,7 @@ type Endpoint struct {
 	MAC       MAC  // the workload's; zero: not known, not checked
 	HostMAC   MAC  // the host side's
 	Addresses []netip.Addr
+	Sources   []netip.Prefix // what else the workload may send from
 }
 
 // RouteKind says where packets to a prefix go.
@@ -238,6 +251,11 @@ type Host struct {
 	// Workloads are the interfaces to bring up and set for proxy ARP, by name.
 	Workloads map[string]WorkloadLink
 	Routes    map[netip.Prefix]KernelRoute
+	// Addresses are this host's own for what it sends through tunnels, in order. No
+	// interface carries them otherwise.
+	Addresses []netip.Addr
+	// Uplinks are the names of the interfaces to other hosts, in order.
+	Uplinks []string
 	// Forwarding says which families the host forwards.
 	ForwardIPv4, ForwardIPv6 bool
 	// KeepLearned: peers may still tell of routes that the last start of the daemon

@@ -352,6 +352,12 @@ func stateText(s *State) string {
 	if s.NAT.Mark != d.NATMark || s.NAT.Mark == 0 {
 		line("nat marks %#x %#x", s.NAT.Mark, d.NATMark)
 	}
+	if d.RPF != RPFLoose || d.NoXDP {
+		line("rpf %d, no XDP %v", d.RPF, d.NoXDP)
+	}
+	if len(s.Host.Addresses) > 0 {
+		line("own %v", s.Host.Addresses)
+	}
 	for _, i := range slices.Sorted(maps.Keys(d.Uplinks)) {
 		line("uplink %s", d.Uplinks[i].Name)
 	}
@@ -366,6 +372,9 @@ func stateText(s *State) string {
 		text := fmt.Sprintf("endpoint %s on %s %v", k.Name, l.Interface, l.Addresses)
 		if e, ok := d.Endpoints[k]; ok {
 			text += fmt.Sprintf(" index %d veth %v mac %v host %v", e.Ifindex, e.Veth, e.MAC, e.HostMAC)
+		}
+		if e := d.Endpoints[k]; len(e.Sources) > 0 {
+			text += fmt.Sprintf(" and from %v", e.Sources)
 		}
 		if l.Missing {
 			text += " missing"

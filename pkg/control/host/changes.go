@@ -14,7 +14,8 @@ import (
 // follows says whether the state's changes are all there is to do.
 func (n *Network) follows(want *desired.State) bool {
 	h := &want.Host
-	return n.applied.Precedes(want) && n.routes.Certain() && n.sysctls.Certain() &&
+	return n.applied.Precedes(want) && n.routes.Certain() && n.sysctls.Certain() && n.tunnels.Certain() &&
+		slices.Equal(h.Addresses, n.former.Addresses) && slices.Equal(h.Uplinks, n.former.Uplinks) &&
 		h.ForwardIPv4 == n.former.ForwardIPv4 && h.ForwardIPv6 == n.former.ForwardIPv6 && h.KeepLearned == n.former.KeepLearned
 }
 

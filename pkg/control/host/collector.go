@@ -38,7 +38,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		Entries() int
 		Failures() uint64
 		Drift() reconcile.Drift
-	}{"routes": c.network.routes, "sysctls": c.network.sysctls} {
+	}{"routes": c.network.routes, "addresses": c.network.tunnels, "sysctls": c.network.sysctls} {
 		out <- prometheus.MustNewConstMetric(c.entries, prometheus.GaugeValue, float64(t.Entries()), name)
 		counter(c.errors, t.Failures(), name)
 		d := t.Drift()

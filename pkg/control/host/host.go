@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -32,10 +33,12 @@ type Network struct {
 	hasIPv6   bool // the kernel has
 	kernel    *netlink.Handle
 
-	table   *routeTable
-	routes  *reconcile.Tracked[routeKey, route]
-	values  *sysctlTable
-	sysctls *reconcile.Tracked[sysctl, string]
+	onLoopback *addressTable
+	tunnels    *reconcile.Tracked[netip.Addr, bool]
+	table      *routeTable
+	routes     *reconcile.Tracked[routeKey, route]
+	values     *sysctlTable
+	sysctls    *reconcile.Tracked[sysctl, string]
 	// hops remembers where the kernel sends packets to an address.
 	hops *nextHops
 
@@ -111,6 +114,10 @@ func (n *Network) open() error {
 	n.routes = reconcile.TrackWith(n.table, reconcile.Options[route]{
 		Name: "routes", Logger: n.log, Equal: func(a, b route) bool { return a == b },
 	})
+	n.onLoopback = &addressTable{network: n, ours: make(map[netip.Addr]bool)}
+	n.tunnels = reconcile.TrackWith(n.onLoopback, reconcile.Options[bool]{
+		Name: "addresses", Logger: n.log, Equal: func(a, b bool) bool { return a == b },
+	})
 	n.values = &sysctlTable{network: n}
 	n.sysctls = reconcile.TrackWith(n.values, reconcile.Options[string]{
 		Name: "sysctls", Logger: n.log, Equal: func(a, b string) bool { return a == b },
@@ -174,6 +181,10 @@ func (n *Network) ensureAll(want *desired.State) error {
 		}
 	}
 	errs = append(errs, n.ensureSysctls(want, links))
+	// Before the routes that name them.
+	if err := n.tunnels.Ensure(n.wantAddresses(want.Host.Addresses)); err != nil {
+		errs = append(errs, fmt.Errorf("addresses: %w", err))
+	}
 	routes, _, err := n.wantRoutes(want, links)
 	errs = append(errs, err)
 	if err := n.routes.Ensure(routes); err != nil {
@@ -214,6 +225,9 @@ func (n *Network) pruneAll(want *desired.State) error {
 	if err := n.routes.Prune(routes); err != nil {
 		return fmt.Errorf("routes: %w", err)
 	}
+	if err := n.tunnels.Prune(n.wantAddresses(want.Host.Addresses)); err != nil {
+		return fmt.Errorf("addresses: %w", err)
+	}
 	return n.sysctls.Prune(n.wantSysctls(want, links))
 }
 
@@ -237,6 +251,7 @@ func (n *Network) refresh() (lost, moved bool) {
 	lost, moved = n.lost.Swap(false), n.moved.Swap(false)
 	if lost {
 		n.routes.Resync()
+		n.tunnels.Resync()
 		n.sysctls.Resync()
 	}
 	if lost || moved {
@@ -245,8 +260,8 @@ func (n *Network) refresh() (lost, moved bool) {
 	return lost, moved
 }
 
-// Detach removes every route of the calling thread's network namespace that
-// carries our protocol number, and says which.
+// Detach removes every route and address of the calling thread's network namespace
+// that carries our protocol number, and says which.
 func Detach() ([]string, error) {
 	n := &Network{log: slog.New(slog.DiscardHandler)}
 	if err := n.open(); err != nil {
@@ -265,6 +280,15 @@ func Detach() ([]string, error) {
 			continue
 		}
 		removed = append(removed, k.String())
+	}
+	addresses, err := n.onLoopback.Load()
+	errs = append(errs, err)
+	for a := range addresses {
+		if err := n.onLoopback.Delete(a); err != nil {
+			errs = append(errs, fmt.Errorf("address %s: %w", a, err))
+			continue
+		}
+		removed = append(removed, "address "+a.String())
 	}
 	slices.Sort(removed)
 	return removed, errors.Join(errs...)

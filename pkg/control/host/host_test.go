@@ -216,7 +216,7 @@ func TestState(t *testing.T) {
 	if d := n.routes.Drift(); d != (reconcile.Drift{}) {
 		t.Errorf("drift %+v", d)
 	}
-	if testutil.CollectAndCount(n.Collector()) != 10 {
+	if testutil.CollectAndCount(n.Collector()) != 15 {
 		t.Error("metrics are incomplete")
 	}
 

@@ -201,6 +201,10 @@ func (n *Network) follow(ctx context.Context, s *subscription) error {
 			if !ok {
 				return n.failure(s)
 			}
+			// Routes that name it as their source go with it, without an event.
+			if !u.NewAddr && u.LinkIndex == loopback && n.onLoopback.has(address(u.LinkAddress.IP)) {
+				n.lost.Store(true)
+			}
 			if isFar(u.LinkAddress.IP) {
 				n.addressed.Store(u.LinkIndex, true)
 				n.moved.Store(true)

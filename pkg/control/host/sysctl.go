@@ -3,8 +3,10 @@ package host
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"calico-xdp/pkg/control/desired"
@@ -72,6 +74,15 @@ func (n *Network) wantSysctls(want *desired.State, links map[string]netlink.Link
 	}
 	if want.Host.ForwardIPv6 && n.hasIPv6 {
 		values[sysctl{path: forward6}] = "1"
+	}
+	// What leaves for a tunnel has an address as its source that nobody on the link knows:
+	// requests for the next hop must not be sent from it.
+	if slices.ContainsFunc(want.Host.Addresses, netip.Addr.Is4) {
+		for _, name := range want.Host.Uplinks {
+			if l, ok := links[name]; ok {
+				values[sysctl{path: filepath.Join("ipv4/conf", name, "arp_announce"), link: l.Attrs().Index}] = "2"
+			}
+		}
 	}
 	n.addWorkloadSysctls(values, want, links)
 	return values
