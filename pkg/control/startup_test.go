@@ -138,6 +138,23 @@ func TestStartup(t *testing.T) {
 	if err != nil || len(got) != 0 {
 		t.Errorf("still has %v, %v", got, err)
 	}
+
+	// The pool is for other nodes, then for this one again.
+	pool = b.get(t, api.KindIPPool, DefaultIPv4Pool).(*api.IPPool)
+	pool.Spec.NodeSelector = "rack == 'a'"
+	if _, err := b.client.Update(t.Context(), pool); err != nil {
+		t.Fatal(err)
+	}
+	if n = b.start(t); n.Spec.IPv4VXLANTunnelAddr != "" {
+		t.Errorf("tunnel address of a pool that is not for the node: %+v", n.Spec)
+	}
+	n.Labels = map[string]string{"rack": "a"}
+	if _, err := b.client.Update(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	if n = b.start(t); n.Spec.IPv4VXLANTunnelAddr == "" {
+		t.Errorf("no tunnel address: %+v", n.Spec)
+	}
 }
 
 func TestStartupKeepsWhatOthersWrote(t *testing.T) {

@@ -58,12 +58,19 @@ func (t *Tunnels) Ensure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	node, err := t.Store.Get(ctx, api.Key{Kind: api.KindNode, Name: t.Node})
+	if err != nil {
+		return err
+	}
 	var errs []error
 	for _, kind := range tunnels() {
 		var names []string
 		for _, r := range pools {
 			p, ok := r.(*api.IPPool)
 			if !ok || p.Spec.Disabled || !kind.uses(&p.Spec) {
+				continue
+			}
+			if s, err := api.ParseSelector(p.Spec.NodeSelector); err != nil || !s.Matches(node.GetLabels()) {
 				continue
 			}
 			if cidr, err := netip.ParsePrefix(p.Spec.CIDR); err == nil && cidr.Addr().Is6() == kind.is6 {
