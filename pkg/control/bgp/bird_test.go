@@ -143,7 +143,8 @@ func (h *birdHost) routes() string {
 
 // newBirdPeer is a node of ours with all three sessions.
 func newBirdPeer(t *testing.T) *node {
-	s := New(Options{}, testLogger(t, "ours"))
+	own4, own6 := netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("fd00:9::1")
+	s := New(Options{ListenAddresses: []netip.Addr{own4, own6}}, testLogger(t, "ours"))
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Error(err)
@@ -156,8 +157,7 @@ func newBirdPeer(t *testing.T) *node {
 		}
 	}
 	return &node{Speaker: s, t: t, want: desired.State{BGP: desired.BGP{
-		Enabled: true, AS: 64512, RouterID: netip.MustParseAddr("10.9.0.1"),
-		NextHop4: netip.MustParseAddr("10.9.0.1"), NextHop6: netip.MustParseAddr("fd00:9::1"),
+		Enabled: true, AS: 64512, RouterID: own4, NextHop4: own4, NextHop6: own6,
 		Peers: map[string]desired.BGPPeer{
 			"v4": peer("10.9.0.1", "10.9.0.2"), "v6": peer("fd00:9::1", "fd00:9::2"),
 		},
@@ -170,6 +170,7 @@ func newBirdPeer(t *testing.T) *node {
 }
 
 func TestBIRD(t *testing.T) {
+	alone(t, &birdLink)
 	h := newBird(t)
 	n := newBirdPeer(t)
 	n.apply()
@@ -196,6 +197,7 @@ func TestBIRD(t *testing.T) {
 
 // TestGracefulRestart has one session at a time: see peerTable.restarting.
 func TestGracefulRestart(t *testing.T) {
+	alone(t, &birdLink)
 	for _, test := range []struct{ family, keep, drop, hop, theirs string }{
 		{"v4", "10.65.1.0/26", "10.65.1.64/26", "10.9.0.1", "10.65.2.0/26 via 10.9.0.2"},
 		{"v6", "fd00:65:0:1::/122", "fd00:65:0:1::40/122", "fd00:9::1", "fd00:65:0:2::/122 via fd00:9::2"},

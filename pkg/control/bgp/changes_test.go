@@ -13,6 +13,7 @@ import (
 // TestUnchangedStateIsLeftAlone: what GoBGP has whole is not gone through again
 // until it changes, or is to be read back.
 func TestUnchangedStateIsLeftAlone(t *testing.T) {
+	alone(t, &loopback)
 	n := newNode(t, 1, 64512)
 	store, computer := api.NewStore(), new(desired.Computer)
 	round := func(r api.Resource, unchanged bool) {

@@ -3,6 +3,7 @@ package bgp
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -42,6 +44,10 @@ func TestMain(m *testing.M) {
 				os.Exit(1)
 			}
 		}
+		flag.Parse()
+		if !strings.Contains(strings.Join(os.Args, " "), "-test.parallel") {
+			flag.Set("test.parallel", "12") // tests mostly wait for timers
+		}
 		os.Exit(m.Run())
 	}
 	runtime.LockOSThread() // the child dies with this thread
@@ -57,6 +63,16 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "tests need root, to make a network namespace:", err)
 		os.Exit(1)
 	}
+}
+
+// Tests that use the same addresses run one after the other, all else at the same time.
+var loopback, birdLink sync.Mutex
+
+func alone(t *testing.T, place *sync.Mutex) {
+	t.Helper()
+	t.Parallel()
+	place.Lock()
+	t.Cleanup(place.Unlock)
 }
 
 // node is a speaker on loopback addresses of its own and what it should be.
@@ -103,11 +119,26 @@ func (n *node) peer(other *node) {
 // apply is one round of the control loop.
 func (n *node) apply() {
 	n.t.Helper()
-	if err := n.Ensure(context.Background(), &n.want); err != nil {
+	if err := free(func() error { return n.Ensure(context.Background(), &n.want) }); err != nil {
 		n.t.Fatal(err)
 	}
-	if err := n.Prune(context.Background(), &n.want); err != nil {
+	if err := n.prune(); err != nil {
 		n.t.Fatal(err)
+	}
+}
+
+func (n *node) prune() error {
+	return free(func() error { return n.Prune(context.Background(), &n.want) })
+}
+
+// free repeats what may start a speaker while its port is not free: a listener that is
+// closed stays for a moment where another test starts a process just then.
+func free(start func() error) error {
+	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		err := start()
+		if err == nil || !strings.Contains(err.Error(), "address already in use") || time.Since(begin) > 5*time.Second {
+			return err
+		}
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"calico-xdp/pkg/control/desired"
 )
 
@@ -117,6 +119,13 @@ protocol bgp { local %s as 64512; neighbor %s as 64512; direct; graceful restart
 		peers, _ := n.Status()
 		return peers[0].State
 	})
+	if err := testutil.CollectAndCompare(n.Collector(), strings.NewReader(f.text(`
+# HELP calico_xdp_bgp_peer_losses_total How often the BGP session has gone down.
+# TYPE calico_xdp_bgp_peer_losses_total counter
+calico_xdp_bgp_peer_losses_total{peer="10.210.f.2",type="node-to-node mesh"} 1
+`)), "calico_xdp_bgp_peer_losses_total"); err != nil {
+		t.Error(err)
+	}
 	if got := n.learned(); got != theirs {
 		t.Errorf("just after BIRD died, learned:\n%s", got)
 	}

@@ -31,6 +31,7 @@ type peerState struct {
 	heard      time.Time   // when the peer last let us know, or we it, what is wrong
 	said       []string    // the reasons that have been logged since it was up
 	downs      []time.Time // within flapWindow
+	lost       int         // how often it went down
 	flapping   bool
 }
 
@@ -76,6 +77,7 @@ func (w *watched) peerChanged(p *api.Peer) {
 		return
 	}
 	s.connection = connection{}
+	s.lost++
 	s.downs = append(s.downs, now)
 	n := s.flaps(now)
 	switch {

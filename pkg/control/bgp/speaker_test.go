@@ -14,6 +14,7 @@ import (
 )
 
 func TestExchange(t *testing.T) {
+	alone(t, &loopback)
 	a, b := newNode(t, 1, 64512), newNode(t, 2, 64512)
 	a.peer(b)
 	b.peer(a)
@@ -89,6 +90,7 @@ func established(n *node) map[string]string {
 }
 
 func TestChangesLeaveOtherSessionsAlone(t *testing.T) {
+	alone(t, &loopback)
 	a, b, c := newNode(t, 1, 64512), newNode(t, 2, 64512), newNode(t, 3, 64512)
 	for _, n := range []*node{b, c} {
 		a.peer(n)
@@ -134,6 +136,7 @@ func TestChangesLeaveOtherSessionsAlone(t *testing.T) {
 }
 
 func TestOwnPrefixIsNotLearned(t *testing.T) {
+	alone(t, &loopback)
 	a, b, c := newNode(t, 1, 64512), newNode(t, 2, 64513), newNode(t, 3, 64514)
 	a.peer(b)
 	b.peer(a)
@@ -169,6 +172,7 @@ func TestOwnPrefixIsNotLearned(t *testing.T) {
 }
 
 func TestGlobalChangeRestarts(t *testing.T) {
+	alone(t, &loopback)
 	a, b := newNode(t, 1, 64512), newNode(t, 2, 64513)
 	a.peer(b)
 	b.peer(a)
@@ -191,6 +195,7 @@ func TestGlobalChangeRestarts(t *testing.T) {
 }
 
 func TestNothingStartsBeforeTheStateIsWhole(t *testing.T) {
+	alone(t, &loopback)
 	a := newNode(t, 1, 64512)
 	a.peer(newNode(t, 2, 64512))
 	if err := a.Ensure(context.Background(), &a.want); err != nil {
@@ -199,7 +204,7 @@ func TestNothingStartsBeforeTheStateIsWhole(t *testing.T) {
 	if a.library != nil {
 		t.Error("started before the datastore was in sync")
 	}
-	if err := a.Prune(context.Background(), &a.want); err != nil {
+	if err := a.prune(); err != nil {
 		t.Fatal(err)
 	}
 	if peers, _ := a.Status(); len(peers) != 2 || peers[0].State != "start" || peers[0].Since.IsZero() {
@@ -210,6 +215,7 @@ func TestNothingStartsBeforeTheStateIsWhole(t *testing.T) {
 // TestPending: a speaker that has not started waits for what it has to announce; one
 // that has goes on.
 func TestPending(t *testing.T) {
+	alone(t, &loopback)
 	a := newNode(t, 1, 64512)
 	a.peer(newNode(t, 2, 64512))
 	a.want.BGP.Pending = true
@@ -232,6 +238,7 @@ func TestPending(t *testing.T) {
 }
 
 func TestResyncRepairs(t *testing.T) {
+	alone(t, &loopback)
 	a, b := newNode(t, 1, 64512), newNode(t, 2, 64512)
 	a.peer(b)
 	b.peer(a)
@@ -274,6 +281,7 @@ func TestResyncRepairs(t *testing.T) {
 }
 
 func TestPassword(t *testing.T) {
+	alone(t, &loopback)
 	a, b := newNode(t, 1, 64512), newNode(t, 2, 64512)
 	a.peer(b)
 	b.peer(a)
@@ -300,6 +308,7 @@ func TestPassword(t *testing.T) {
 }
 
 func TestPortTaken(t *testing.T) {
+	alone(t, &loopback)
 	a := newNode(t, 1, 64512)
 	l, err := net.Listen("tcp", "[fd00::1]:179")
 	if err != nil {
@@ -315,14 +324,33 @@ func TestPortTaken(t *testing.T) {
 }
 
 func TestPathWithoutAddress(t *testing.T) {
+	alone(t, &loopback)
 	a := newNode(t, 1, 64512)
 	a.want.BGP.NextHop6 = netip.Addr{}
-	err := a.Prune(context.Background(), &a.want)
+	err := a.prune()
 	if err == nil || !strings.Contains(err.Error(), "fd00:65:0:1::/122") {
 		t.Errorf("error %v", err)
 	}
 	paths, err := pathTable{a.library}.Load()
 	if err != nil || len(paths) != 1 {
 		t.Errorf("paths %v, %v", paths, err)
+	}
+}
+
+func TestListenAddresses(t *testing.T) {
+	own := netip.MustParseAddr("10.0.0.1")
+	b := &desired.BGP{ListenOn: []netip.Addr{own}}
+	for _, test := range []struct {
+		options Options
+		state   *desired.BGP
+		want    string
+	}{
+		{Options{}, &desired.BGP{}, "[0.0.0.0 ::]"},
+		{Options{}, b, "[10.0.0.1]"},
+		{Options{ListenAddresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}, b, "[127.0.0.1]"},
+	} {
+		if got := fmt.Sprint(New(test.options, testLogger(t, "node")).listenAddresses(test.state)); got != test.want {
+			t.Errorf("listens on %s, want %s", got, test.want)
+		}
 	}
 }

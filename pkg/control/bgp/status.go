@@ -22,6 +22,7 @@ type PeerStatus struct {
 	Info    string    // "Established", "Active", "Idle BGP Error: Bad peer AS", …
 	AS      uint32    // the peer's
 	Flaps   int       // how often the session went down in the last two minutes
+	Lost    int       // … since it has been wanted
 	// Received counts the prefixes that the peer announces, Advertised those
 	// that are announced to it.
 	Received, Advertised int
@@ -50,6 +51,7 @@ func (s *Speaker) Status() ([]PeerStatus, error) {
 			Info:    state.info(sessionWord(p.GetState().GetSessionState())),
 			AS:      p.GetConf().GetPeerAsn(),
 			Flaps:   len(state.downs),
+			Lost:    state.lost,
 		}
 		for _, f := range p.GetAfiSafis() {
 			status.Received += int(f.GetState().GetReceived())
@@ -99,8 +101,8 @@ func sessionWord(s api.PeerState_SessionState) string {
 
 // collector reads the speaker when Prometheus asks.
 type collector struct {
-	speaker                       *Speaker
-	up, received, sent, learnedBy *prometheus.Desc
+	speaker                             *Speaker
+	up, received, sent, lost, learnedBy *prometheus.Desc
 }
 
 // Collector is the speaker's metrics.
@@ -111,13 +113,14 @@ func (s *Speaker) Collector() prometheus.Collector {
 		up:       prometheus.NewDesc("calico_xdp_bgp_peer_up", "1 if the BGP session is established.", peer, nil),
 		received: prometheus.NewDesc("calico_xdp_bgp_peer_received_prefixes", "Prefixes that the BGP peer announces to this node.", peer, nil),
 		sent:     prometheus.NewDesc("calico_xdp_bgp_peer_advertised_prefixes", "Prefixes that this node announces to the BGP peer.", peer, nil),
+		lost:     prometheus.NewDesc("calico_xdp_bgp_peer_losses_total", "How often the BGP session has gone down.", peer, nil),
 		learnedBy: prometheus.NewDesc("calico_xdp_bgp_learned_routes", "Best routes learned from BGP peers.",
 			[]string{"family"}, nil),
 	}
 }
 
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.up, c.received, c.sent, c.learnedBy} {
+	for _, d := range []*prometheus.Desc{c.up, c.received, c.sent, c.lost, c.learnedBy} {
 		out <- d
 	}
 }
@@ -139,6 +142,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge(c.up, up, p.Address.String(), p.Kind)
 		gauge(c.received, p.Received, p.Address.String(), p.Kind)
 		gauge(c.sent, p.Advertised, p.Address.String(), p.Kind)
+		out <- prometheus.MustNewConstMetric(c.lost, prometheus.CounterValue, float64(p.Lost), p.Address.String(), p.Kind)
 	}
 	v4, v6 := 0, 0
 	for _, r := range c.speaker.Learned() {
