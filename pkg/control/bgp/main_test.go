@@ -119,27 +119,41 @@ func (n *node) peer(other *node) {
 // apply is one round of the control loop.
 func (n *node) apply() {
 	n.t.Helper()
-	if err := free(func() error { return n.Ensure(context.Background(), &n.want) }); err != nil {
-		n.t.Fatal(err)
+	err := n.Ensure(context.Background(), &n.want)
+	if err == nil {
+		err = n.prune()
+	} else if busy(err) {
+		err = n.again()
 	}
-	if err := n.prune(); err != nil {
+	if err != nil {
 		n.t.Fatal(err)
 	}
 }
 
 func (n *node) prune() error {
-	return free(func() error { return n.Prune(context.Background(), &n.want) })
+	err := n.Prune(context.Background(), &n.want)
+	if busy(err) {
+		return n.again()
+	}
+	return err
 }
 
-// free repeats what may start a speaker while its port is not free: a listener that is
-// closed stays for a moment where another test starts a process just then.
-func free(start func() error) error {
+// again makes rounds until the port is free: a listener that is closed stays for a moment
+// where another test starts a process just then.
+func (n *node) again() error {
 	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		err := start()
-		if err == nil || !strings.Contains(err.Error(), "address already in use") || time.Since(begin) > 5*time.Second {
+		err := n.Ensure(context.Background(), &n.want)
+		if err == nil {
+			err = n.Prune(context.Background(), &n.want)
+		}
+		if !busy(err) || time.Since(begin) > 5*time.Second {
 			return err
 		}
 	}
+}
+
+func busy(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "address already in use")
 }
 
 // learned is Learned as text.
