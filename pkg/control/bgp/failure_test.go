@@ -128,7 +128,5 @@ protocol bgp calico { local %s as 64512; neighbor %s as 64512; direct; graceful 
 			t.Errorf("log about host %d:\n%s\nwant:\n%s", i, got, want)
 		}
 	}
-	if got := n.learned(); got != f.lines(block4(2)+" via 10.210.f.2", block4(5)+" via 10.210.f.5") {
-		t.Errorf("learned\n%s", got)
-	}
+	eventually(t, "learned", f.lines(block4(2)+" via 10.210.f.2", block4(5)+" via 10.210.f.5"), n.learned)
 }

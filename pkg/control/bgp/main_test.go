@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 		}
 		flag.Parse()
 		if !strings.Contains(strings.Join(os.Args, " "), "-test.parallel") {
-			flag.Set("test.parallel", "12") // tests mostly wait for timers
+			flag.Set("test.parallel", "8") // tests mostly wait for timers
 		}
 		os.Exit(m.Run())
 	}

@@ -91,6 +91,11 @@ protocol bgp { local %s as 65400; neighbor %s as 65400; multihop; connect delay 
 		return fmt.Sprint(strings.Count(birdHost.birdc("show", "route"), "unicast ["+"bgp"))
 	})
 
+	// Some may have all routes from one reflector, with the other's session still to come.
+	for _, n := range all {
+		until(t, n.name+"'s sessions that are not up", "", all, func() string { return withoutLines(n.status(), " up Established ") })
+	}
+
 	// One reflector goes: nobody but those who knew its own blocks sees a difference.
 	steady := never(t, "BIRD's routes while a reflector goes and comes back", f.routesTo(without(14, 10)...), func() string {
 		return withoutLines(birdHost.learned(), ".10.0/26", ":10::/122")

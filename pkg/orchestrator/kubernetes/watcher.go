@@ -199,16 +199,17 @@ func (f *following) apply() bool {
 	return true
 }
 
-// list and watch are one resource's calls of a client.
+// calls are a client's for one kind of object.
 type calls[L runtime.Object] interface {
 	List(context.Context, metav1.ListOptions) (L, error)
 	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
 }
 
-// informer follows the objects that select means; strip takes off what nobody asks
-// for. Each time that something else is left than before, changed is called.
+// informer follows the objects that a field selector means, all if it is empty; strip
+// takes off what nobody asks for, and may meet what it has left before. Each time that
+// something else is left than before, changed is called.
 func informer[L runtime.Object](w *Watcher, c Clients, what string, of calls[L], selection string, example runtime.Object, strip func(any) any, changed func()) cache.SharedIndexInformer {
-	calls := &cache.ListWatch{
+	source := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = selection
 			return of.List(ctx, o)
@@ -218,7 +219,7 @@ func informer[L runtime.Object](w *Watcher, c Clients, what string, of calls[L],
 			return of.Watch(ctx, o)
 		},
 	}
-	i := cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(calls, c), example, 0, nil)
+	i := cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(source, c), example, 0, nil)
 	said := ""
 	// Neither fails on an informer that has not started.
 	i.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
