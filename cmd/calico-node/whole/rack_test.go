@@ -89,6 +89,20 @@ func TestRackRouter(t *testing.T) {
 		t.Errorf("default route: %s", got)
 	}
 
+	tables, err := maps.Open(filepath.Join(a.pins, "v1", "maps"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tables.Close()
+	count := func() (kernel, bpf int) {
+		kernel = strings.Count(a.MustRun(t, "ip", "route", "show", "proto", "88"), "\n100.")
+		if all, err := tables.Routes.Load(); err == nil {
+			bpf = len(all)
+		}
+		return kernel, bpf
+	}
+	_, before := count()
+
 	// The daemon dies and is back: the way out, and the router's way in, stay.
 	type result struct{ received, sent int }
 	pinged := make(chan result)
@@ -120,19 +134,6 @@ func TestRackRouter(t *testing.T) {
 	}
 
 	// Ten thousand prefixes come and go, in the kernel and in BPF.
-	tables, err := maps.Open(filepath.Join(a.pins, "v1", "maps"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tables.Close()
-	count := func() (kernel, bpf int) {
-		kernel = strings.Count(a.MustRun(t, "ip", "route", "show", "proto", "88"), "\n100.")
-		if all, err := tables.Routes.Load(); err == nil {
-			bpf = len(all)
-		}
-		return kernel, bpf
-	}
-	_, before := count()
 	for _, step := range []struct {
 		verb string
 		want int
