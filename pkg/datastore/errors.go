@@ -20,6 +20,12 @@ var (
 	ErrExists      = errors.New("already exists")
 	ErrConflict    = errors.New("changed by someone else")
 	ErrUnreachable = errors.New("not reachable")
+	// ErrReadOnly: etcd answers and takes no writes, because it has no space left
+	// or found its data corrupt.
+	ErrReadOnly = errors.New("read-only")
+	// ErrOvertaken: a guard of the write did not hold. The object itself is as
+	// the writer knew it.
+	ErrOvertaken = errors.New("what the change relies on has changed")
 )
 
 // conflict says which revision of k the writer started from and which one the
@@ -51,6 +57,10 @@ func (c *Client) failed(ctx context.Context, err error) error {
 		return fmt.Errorf("%s: user and password required", where)
 	case errors.Is(err, rpctypes.ErrPermissionDenied):
 		return fmt.Errorf("%s: user %q: permission denied", where, c.config.Username)
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return fmt.Errorf("%s: %w: its database has reached its quota; compact and defragment it, then 'etcdctl alarm disarm'", where, ErrReadOnly)
+	case errors.Is(err, rpctypes.ErrCorrupt):
+		return fmt.Errorf("%s: %w: a member's data is corrupt", where, ErrReadOnly)
 	}
 	if errors.Is(err, context.DeadlineExceeded) { // of our own limit
 		return fmt.Errorf("%s: %w: no answer within %s", where, ErrUnreachable, requestTimeout)

@@ -97,18 +97,3 @@ func TestForeignKeys(t *testing.T) {
 		t.Errorf("without namespace: %s, %v", path, err)
 	}
 }
-
-func FuzzKey(f *testing.F) {
-	f.Add("/calico/resources/v3/projectcalico.org/networkpolicies/prod/np-1")
-	f.Add("/calico/ipam/v2/host/node-a/ipv4/block/192.168.107.160-28")
-	c := newCodec()
-	f.Fuzz(func(t *testing.T, path string) {
-		key, ok := c.key(path)
-		if !ok {
-			return
-		}
-		if back, err := c.path(key); err != nil || back != path {
-			t.Fatalf("%q reads as %v, which writes as %q (%v)", path, key, back, err)
-		}
-	})
-}

@@ -54,22 +54,32 @@ func (c *Client) List(ctx context.Context, kind, namespace string) ([]api.Resour
 	if k == nil {
 		return nil, fmt.Errorf("unknown kind %q", kind)
 	}
-	return c.list(ctx, kind, c.codec.prefix(k, namespace))
+	l, err := c.list(ctx, kind, c.codec.prefix(k, namespace), 0)
+	return l.objects, err
 }
 
 // ListAffinities returns the block affinities of one node, sorted by key.
 func (c *Client) ListAffinities(ctx context.Context, node string) ([]*api.BlockAffinity, error) {
-	rs, err := c.list(ctx, api.KindBlockAffinity, affinityRoot+node+"/")
-	out := make([]*api.BlockAffinity, len(rs))
-	for i, r := range rs {
+	l, err := c.list(ctx, api.KindBlockAffinity, affinityRoot+node+"/", 0)
+	out := make([]*api.BlockAffinity, len(l.objects))
+	for i, r := range l.objects {
 		out[i] = r.(*api.BlockAffinity)
 	}
 	return out, err
 }
 
-func (c *Client) list(ctx context.Context, kind, prefix string) ([]api.Resource, error) {
-	out := []api.Resource{}
-	_, _, err := c.each(ctx, prefix, clientv3.GetPrefixRangeEnd(prefix), 0, false, func(kv *mvccpb.KeyValue) error {
+// listing is what a range holds as of a revision.
+type listing struct {
+	objects  []api.Resource
+	unread   []api.Key // what is stored there cannot be read
+	revision int64
+}
+
+// list reads a kind's objects as of a revision; 0: now.
+func (c *Client) list(ctx context.Context, kind, prefix string, revision int64) (listing, error) {
+	l := listing{objects: []api.Resource{}}
+	var err error
+	l.revision, _, err = c.each(ctx, prefix, clientv3.GetPrefixRangeEnd(prefix), revision, false, func(kv *mvccpb.KeyValue) error {
 		key, ok := c.codec.key(string(kv.Key))
 		if !ok || key.Kind != kind {
 			return nil
@@ -77,29 +87,35 @@ func (c *Client) list(ctx context.Context, kind, prefix string) ([]api.Resource,
 		r, err := decode(key, kv)
 		if err != nil {
 			c.log.Warn("object left out: what is stored cannot be read", "object", key, "error", err)
+			l.unread = append(l.unread, key)
 			return nil
 		}
-		out = append(out, r)
+		l.objects = append(l.objects, r)
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list %s: %w", kind, err)
+		return listing{}, fmt.Errorf("list %s: %w", kind, err)
 	}
-	return out, nil
+	return l, nil
 }
 
 // Create writes a resource that must not exist yet, defaulted and validated. It
 // returns the resource as written; r itself is not changed.
 func (c *Client) Create(ctx context.Context, r api.Resource) (api.Resource, error) {
+	return c.CreateIf(ctx, r)
+}
+
+// CreateIf is Create, done only if the guards hold.
+func (c *Client) CreateIf(ctx context.Context, r api.Resource, guards ...Guard) (api.Resource, error) {
 	if !c.initialized.Load() {
 		if err := c.Initialize(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return c.create(ctx, r)
+	return c.create(ctx, r, guards...)
 }
 
-func (c *Client) create(ctx context.Context, r api.Resource) (api.Resource, error) {
+func (c *Client) create(ctx context.Context, r api.Resource, guards ...Guard) (api.Resource, error) {
 	r, key, path, err := c.prepare(r)
 	if err != nil {
 		return nil, err
@@ -112,11 +128,14 @@ func (c *Client) create(ctx context.Context, r api.Resource) (api.Resource, erro
 		return nil, err
 	}
 	response, err := c.commit(ctx, key, clientv3.Compare(clientv3.CreateRevision(path), "=", 0),
-		clientv3.OpPut(path, string(value)))
+		clientv3.OpPut(path, string(value)), guards)
 	if err != nil {
 		return nil, err
 	}
 	if !response.Succeeded {
+		if revisionOf(response) == 0 {
+			return nil, fmt.Errorf("%s: %w", key, ErrOvertaken)
+		}
 		return nil, fmt.Errorf("%s: %w", key, ErrExists)
 	}
 	setRevision(r, response.Header.Revision)
@@ -138,6 +157,11 @@ func identify(r api.Resource) {
 // of the stored object that our types do not know survive, as do its uid and
 // creation time.
 func (c *Client) Update(ctx context.Context, r api.Resource) (api.Resource, error) {
+	return c.UpdateIf(ctx, r)
+}
+
+// UpdateIf is Update, done only if the guards hold.
+func (c *Client) UpdateIf(ctx context.Context, r api.Resource, guards ...Guard) (api.Resource, error) {
 	var wanted int64
 	if v := r.GetResourceVersion(); v != "" {
 		var err error
@@ -162,13 +186,16 @@ func (c *Client) Update(ctx context.Context, r api.Resource) (api.Resource, erro
 			return nil, err
 		}
 		response, err := c.commit(ctx, key, clientv3.Compare(clientv3.ModRevision(path), "=", stored.ModRevision),
-			clientv3.OpPut(path, string(value)))
+			clientv3.OpPut(path, string(value)), guards)
 		if err != nil {
 			return nil, err
 		}
 		if response.Succeeded {
 			setRevision(r, response.Header.Revision)
 			return r, nil
+		}
+		if revisionOf(response) == stored.ModRevision {
+			return nil, fmt.Errorf("%s: %w", key, ErrOvertaken)
 		}
 		if wanted != 0 {
 			return nil, lost(key, wanted, response)
@@ -211,12 +238,17 @@ func (c *Client) merge(r api.Resource, key api.Key, stored []byte) ([]byte, erro
 
 // Apply makes the datastore hold r, whether it was there or not.
 func (c *Client) Apply(ctx context.Context, r api.Resource) (stored api.Resource, created bool, err error) {
+	return c.ApplyIf(ctx, r)
+}
+
+// ApplyIf is Apply, done only if the guards hold.
+func (c *Client) ApplyIf(ctx context.Context, r api.Resource, guards ...Guard) (stored api.Resource, created bool, err error) {
 	for {
-		stored, err = c.Update(ctx, r)
+		stored, err = c.UpdateIf(ctx, r, guards...)
 		if !errors.Is(err, ErrNotFound) {
 			return stored, false, err
 		}
-		stored, err = c.Create(ctx, r)
+		stored, err = c.CreateIf(ctx, r, guards...)
 		if !errors.Is(err, ErrExists) {
 			return stored, err == nil, err
 		}
@@ -226,6 +258,11 @@ func (c *Client) Apply(ctx context.Context, r api.Resource) (stored api.Resource
 // Delete removes a resource and returns it as it was, nil if it could not be
 // read. If resourceVersion is not empty it must be the stored one.
 func (c *Client) Delete(ctx context.Context, key api.Key, resourceVersion string) (api.Resource, error) {
+	return c.DeleteIf(ctx, key, resourceVersion)
+}
+
+// DeleteIf is Delete, done only if the guards hold.
+func (c *Client) DeleteIf(ctx context.Context, key api.Key, resourceVersion string, guards ...Guard) (api.Resource, error) {
 	key = c.codec.withNamespace(key)
 	path, err := c.codec.path(key)
 	if err != nil {
@@ -239,11 +276,14 @@ func (c *Client) Delete(ctx context.Context, key api.Key, resourceVersion string
 		}
 		unchanged = clientv3.Compare(clientv3.ModRevision(path), "=", wanted)
 	}
-	response, err := c.commit(ctx, key, unchanged, clientv3.OpDelete(path, clientv3.WithPrevKV()))
+	response, err := c.commit(ctx, key, unchanged, clientv3.OpDelete(path, clientv3.WithPrevKV()), guards)
 	if err != nil {
 		return nil, err
 	}
 	if !response.Succeeded {
+		if has := revisionOf(response); has != 0 && (has == wanted || wanted == 0) {
+			return nil, fmt.Errorf("%s: %w", key, ErrOvertaken)
+		}
 		return nil, lost(key, wanted, response)
 	}
 	old := response.Responses[0].GetResponseDeleteRange().PrevKvs
@@ -270,17 +310,35 @@ func (c *Client) prepare(r api.Resource) (api.Resource, api.Key, string, error) 
 	return r, key, path, err
 }
 
-// commit does op if the comparison holds; if not, it reads the revision that
-// the key has.
-func (c *Client) commit(ctx context.Context, key api.Key, unchanged clientv3.Cmp, op clientv3.Op) (*clientv3.TxnResponse, error) {
+// commit does op if the comparison and the guards hold; if not, it reads the
+// revision that the key has.
+func (c *Client) commit(ctx context.Context, key api.Key, unchanged clientv3.Cmp, op clientv3.Op, guards []Guard) (*clientv3.TxnResponse, error) {
+	all := []clientv3.Cmp{unchanged}
+	for _, g := range guards {
+		compare, err := g(c.codec)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, compare)
+	}
 	look := clientv3.OpGet(string(op.KeyBytes()), clientv3.WithKeysOnly())
 	response, err := write(ctx, c, func(ctx context.Context, etcd *clientv3.Client) (*clientv3.TxnResponse, error) {
-		return etcd.Txn(ctx).If(unchanged).Then(op).Else(look).Commit()
+		return etcd.Txn(ctx).If(all...).Then(op).Else(look).Commit()
 	})
 	if err != nil {
 		return nil, of(key, err)
 	}
 	return response, nil
+}
+
+// revisionOf returns the revision that a commit that did not succeed found at its
+// key; 0: there is none.
+func revisionOf(response *clientv3.TxnResponse) int64 {
+	kvs := response.Responses[0].GetResponseRange().Kvs
+	if len(kvs) == 0 {
+		return 0
+	}
+	return kvs[0].ModRevision
 }
 
 // lost says why the comparison of a commit did not hold.
