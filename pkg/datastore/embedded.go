@@ -27,6 +27,14 @@ type EmbeddedConfig struct {
 	ListenClients []string
 	// Name of the etcd member; it only shows in etcd's own tools.
 	Name string
+
+	// Files with PEM for listeners with https://, which all have to be then. The
+	// certificate is read again when it changes. With ClientCAFile clients need a
+	// certificate that this authority has signed.
+	CertFile, KeyFile, ClientCAFile string
+
+	// Quota is how large the database may become, bytes; 0: 8 GiB.
+	Quota int64
 }
 
 const (
@@ -67,6 +75,9 @@ func (e *Embedded) start(config EmbeddedConfig, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	if err := config.checkTLS(listen); err != nil {
+		return err
+	}
 	if err := e.lockDir(config.Dir); err != nil {
 		return err
 	}
@@ -87,6 +98,11 @@ func (e *Embedded) start(config EmbeddedConfig, log *slog.Logger) error {
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, embeddedHistory
 	c.QuotaBackendBytes = embeddedQuota
+	if config.Quota > 0 {
+		c.QuotaBackendBytes = config.Quota
+	}
+	c.ClientTLSInfo.CertFile, c.ClientTLSInfo.KeyFile = config.CertFile, config.KeyFile
+	c.ClientTLSInfo.TrustedCAFile, c.ClientTLSInfo.ClientCertAuth = config.ClientCAFile, config.ClientCAFile != ""
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(e.zap))
 	c.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainStreamInterceptor(endStreamsWith(ctx))}
 	if e.etcd, err = embed.StartEtcd(c); err != nil {
@@ -100,7 +116,7 @@ func (e *Embedded) start(config EmbeddedConfig, log *slog.Logger) error {
 		return fmt.Errorf("not ready within %s", embeddedStart)
 	}
 	for _, l := range e.etcd.Clients {
-		e.endpoints = append(e.endpoints, localEndpoint(l.Addr()))
+		e.endpoints = append(e.endpoints, localEndpoint(listen[0].Scheme, l.Addr()))
 	}
 	return nil
 }
@@ -193,23 +209,45 @@ func listenURLs(texts []string) ([]url.URL, error) {
 	var out []url.URL
 	for _, text := range texts {
 		u, err := url.Parse(text)
-		if err != nil || u.Scheme != "http" {
-			return nil, fmt.Errorf("listen address %q: http://ADDRESS:PORT expected", text)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" {
+			return nil, fmt.Errorf("listen address %q: http://ADDRESS:PORT or https://… expected", text)
 		}
 		if _, _, err := net.SplitHostPort(u.Host); err != nil {
-			return nil, fmt.Errorf("listen address %q: http://ADDRESS:PORT expected", text)
+			return nil, fmt.Errorf("listen address %q: http://ADDRESS:PORT or https://… expected", text)
 		}
 		out = append(out, *u)
 	}
 	return out, nil
 }
 
+// checkTLS says what does not go together. That the files can be read is checked
+// here: etcd would start and refuse every client.
+func (c *EmbeddedConfig) checkTLS(listen []url.URL) error {
+	secure := listen[0].Scheme == "https"
+	for _, u := range listen {
+		if (u.Scheme == "https") != secure {
+			return errors.New("listen addresses with http and with https cannot be mixed")
+		}
+	}
+	switch {
+	case !secure && c.CertFile+c.KeyFile+c.ClientCAFile != "":
+		return errors.New("there are certificates, but the listen addresses are http://")
+	case !secure:
+		return nil
+	case c.CertFile == "" || c.KeyFile == "":
+		return errors.New("listen addresses with https:// need a certificate and its key")
+	}
+	files := certificateFiles{ca: c.ClientCAFile, cert: c.CertFile, key: c.KeyFile}
+	_, err := files.config()
+	return err
+}
+
 // localEndpoint returns the URL of a listener. One that takes any address is
 // reached on loopback.
-func localEndpoint(a net.Addr) string {
+func localEndpoint(scheme string, a net.Addr) string {
 	host, port, err := net.SplitHostPort(a.String())
 	if ip := net.ParseIP(host); err == nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	return scheme + "://" + net.JoinHostPort(host, port)
 }

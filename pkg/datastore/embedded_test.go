@@ -77,10 +77,10 @@ func TestEmbeddedListensOnTheSeedsPorts(t *testing.T) {
 		t.Errorf("%v, %v", urls, err)
 	}
 	any := &net.TCPAddr{IP: net.IPv6unspecified, Port: 2379}
-	if s := localEndpoint(any); s != "http://127.0.0.1:2379" {
+	if s := localEndpoint("http", any); s != "http://127.0.0.1:2379" {
 		t.Errorf("any address is reached at %s", s)
 	}
-	if s := localEndpoint(&net.TCPAddr{IP: net.ParseIP("fd00::1"), Port: 1}); s != "http://[fd00::1]:1" {
+	if s := localEndpoint("http", &net.TCPAddr{IP: net.ParseIP("fd00::1"), Port: 1}); s != "http://[fd00::1]:1" {
 		t.Errorf("IPv6 address is reached at %s", s)
 	}
 }
@@ -98,7 +98,11 @@ func TestEmbeddedStartFails(t *testing.T) {
 	}{
 		{EmbeddedConfig{}, "no data directory"},
 		{EmbeddedConfig{Dir: dir, ListenClients: []string{"http://" + taken.Addr().String()}}, "address already in use"},
-		{EmbeddedConfig{Dir: dir, ListenClients: []string{"https://127.0.0.1:0"}}, "https://127.0.0.1:0"},
+		{EmbeddedConfig{Dir: dir, ListenClients: []string{"https://127.0.0.1:0"}}, "need a certificate"},
+		{EmbeddedConfig{Dir: dir, ListenClients: []string{"https://127.0.0.1:0", "http://127.0.0.1:0"}}, "cannot be mixed"},
+		{EmbeddedConfig{Dir: dir, ListenClients: []string{"http://127.0.0.1:0"}, CertFile: "/c"}, "are http://"},
+		{EmbeddedConfig{Dir: dir, ListenClients: []string{"https://127.0.0.1:0"}, CertFile: "/none/c", KeyFile: "/none/k"}, "/none/c"},
+		{EmbeddedConfig{Dir: dir, ListenClients: []string{"ftp://127.0.0.1:0"}}, "ftp://127.0.0.1:0"},
 		{EmbeddedConfig{Dir: dir, ListenClients: []string{"127.0.0.1:2379"}}, "http://ADDRESS:PORT"},
 		{EmbeddedConfig{Dir: dir, ListenClients: []string{"http://127.0.0.1"}}, "http://ADDRESS:PORT"},
 		{EmbeddedConfig{Dir: "/dev/null/data"}, "not a directory"},
