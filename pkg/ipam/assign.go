@@ -287,6 +287,11 @@ type AddressRequest struct {
 // pool's node selector and its assignment mode do not count: the user chose. An
 // error wraps ErrTaken if the address is in use.
 func (a *Allocator) AssignAddress(ctx context.Context, r AddressRequest) error {
+	return a.assignAddress(ctx, r, true)
+}
+
+// assignAddress is AssignAddress; heedAffinity says whether strict affinity counts.
+func (a *Allocator) assignAddress(ctx context.Context, r AddressRequest, heedAffinity bool) error {
 	if r.Node == "" || r.Handle == "" {
 		return errors.New("assign address: node and handle are needed")
 	}
@@ -319,7 +324,7 @@ func (a *Allocator) AssignAddress(ctx context.Context, r AddressRequest) error {
 			}
 		}
 		g, err := a.swapIn(ctx, cidr, r.Handle, func(b *api.IPAMBlock) ([]int, error) {
-			if config.StrictAffinity && !ownedBy(b, r.Node) {
+			if heedAffinity && config.StrictAffinity && !ownedBy(b, r.Node) {
 				return nil, fmt.Errorf("%w: block %s is not the node's, strict affinity", ErrExhausted, cidr)
 			}
 			ordinal := ordinalOf(cidr, r.Address)

@@ -19,7 +19,7 @@ func hostAffinity(node string) string { return "host:" + node }
 // newBlock returns an empty block of this node. The sequence number starts at
 // the time so that a block deleted and made again does not repeat one.
 func newBlock(cidr netip.Prefix, node string, now time.Time) *api.IPAMBlock {
-	size := 1 << (cidr.Addr().BitLen() - cidr.Bits())
+	size := sizeOf(cidr)
 	claimed := metav1.NewTime(now.UTC().Truncate(time.Second))
 	b := &api.IPAMBlock{
 		CIDR:                        cidr,
@@ -37,6 +37,18 @@ func newBlock(cidr netip.Prefix, node string, now time.Time) *api.IPAMBlock {
 	}
 	return b
 }
+
+// sizeOf returns how many addresses a block has.
+func sizeOf(cidr netip.Prefix) int {
+	if bits := cidr.Addr().BitLen() - cidr.Bits(); bits <= maxBlockBits {
+		return 1 << bits
+	}
+	return 0
+}
+
+// maxBlockBits is the size of the largest block, as a power of two. Calico's largest
+// has 12.
+const maxBlockBits = 20
 
 // ownedBy tells whether the node has the block's affinity.
 func ownedBy(b *api.IPAMBlock, node string) bool {
@@ -193,7 +205,7 @@ func dropUnused(b *api.IPAMBlock) {
 func blockFaults(b *api.IPAMBlock) []string {
 	var faults []string
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
-	if size := 1 << (b.CIDR.Addr().BitLen() - b.CIDR.Bits()); len(b.Allocations) != size {
+	if size := sizeOf(b.CIDR); len(b.Allocations) != size {
 		fault("%d allocations in a block of %d", len(b.Allocations), size)
 	}
 	free := make(map[int]bool)

@@ -146,13 +146,13 @@ func (a *Allocator) ReleaseAffinity(ctx context.Context, node string, cidr netip
 
 // writeBlock swaps a block that was read and changed. One that nobody owns and
 // nobody uses is deleted.
-func (a *Allocator) writeBlock(ctx context.Context, b *api.IPAMBlock) error {
+func (a *Allocator) writeBlock(ctx context.Context, b *api.IPAMBlock, guards ...datastore.Guard) error {
 	if b.Affinity == nil && isEmpty(b) {
-		_, err := a.store.Delete(ctx, api.KeyOf(b), b.ResourceVersion)
+		_, err := a.store.DeleteIf(ctx, api.KeyOf(b), b.ResourceVersion, guards...)
 		return err
 	}
 	b.SequenceNumber++
-	_, err := a.store.Update(ctx, b)
+	_, err := a.store.UpdateIf(ctx, b, guards...)
 	return err
 }
 

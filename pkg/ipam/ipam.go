@@ -51,6 +51,12 @@ type Store interface {
 	Create(ctx context.Context, r api.Resource) (api.Resource, error)
 	Update(ctx context.Context, r api.Resource) (api.Resource, error)
 	Delete(ctx context.Context, key api.Key, resourceVersion string) (api.Resource, error)
+
+	// ListTogether reads several kinds as of one revision; UpdateIf and DeleteIf
+	// write only if the guards hold at that moment.
+	ListTogether(ctx context.Context, kinds ...string) (datastore.Together, error)
+	UpdateIf(ctx context.Context, r api.Resource, guards ...datastore.Guard) (api.Resource, error)
+	DeleteIf(ctx context.Context, key api.Key, resourceVersion string, guards ...datastore.Guard) (api.Resource, error)
 }
 
 // Faults that callers tell apart.
@@ -79,7 +85,15 @@ const (
 	AttributeNamespace = "namespace"
 	AttributePod       = "pod"
 	AttributeType      = "type"
+	// AttributeInterface is the interface in the container, of addresses that our
+	// CNI plugin assigned: a container's interfaces share a handle.
+	AttributeInterface = "interface"
 )
+
+// TypeElsewhere is the type of addresses that our IPAM plugin assigned for
+// another CNI plugin. No resource says whether they are in use; that one's DEL
+// gives them back.
+const TypeElsewhere = "cniPlugin"
 
 // Allocator assigns and releases addresses. It keeps nothing in memory between
 // calls.

@@ -25,6 +25,10 @@ func (a *Allocator) pools(ctx context.Context) ([]pool, error) {
 	if err != nil {
 		return nil, err
 	}
+	return readPools(ps), nil
+}
+
+func readPools(ps []*api.IPPool) []pool {
 	var out []pool
 	for _, p := range ps {
 		cidr, err := netip.ParsePrefix(p.Spec.CIDR)
@@ -39,12 +43,12 @@ func (a *Allocator) pools(ctx context.Context) ([]pool, error) {
 				bits = 122
 			}
 		}
-		if bits < cidr.Bits() || bits > cidr.Addr().BitLen() || cidr.Addr().BitLen()-bits > 20 {
+		if bits < cidr.Bits() || bits > cidr.Addr().BitLen() || cidr.Addr().BitLen()-bits > maxBlockBits {
 			continue
 		}
 		out = append(out, pool{name: p.Name, cidr: cidr, blockBits: bits, spec: &p.Spec})
 	}
-	return out, nil
+	return out
 }
 
 // blockOf returns the block of the pool that a is in.

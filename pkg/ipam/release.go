@@ -62,6 +62,9 @@ func (a *Allocator) withdraw(ctx context.Context, handle, version string, cidr n
 // counts nothing is deleted.
 func (a *Allocator) setCount(ctx context.Context, h *api.IPAMHandle, cidr netip.Prefix, n int) error {
 	h = h.DeepCopyObject().(*api.IPAMHandle)
+	if h.Block == nil {
+		h.Block = map[string]int{}
+	}
 	if n > 0 {
 		h.Block[cidr.String()] = n
 	} else {

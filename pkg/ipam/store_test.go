@@ -205,6 +205,14 @@ func (h *hooked) Update(ctx context.Context, r api.Resource) (api.Resource, erro
 	return h.write(func() (api.Resource, error) { return h.Store.Update(ctx, r) })
 }
 
+func (h *hooked) UpdateIf(ctx context.Context, r api.Resource, guards ...datastore.Guard) (api.Resource, error) {
+	return h.write(func() (api.Resource, error) { return h.Store.UpdateIf(ctx, r, guards...) })
+}
+
+func (h *hooked) DeleteIf(ctx context.Context, key api.Key, v string, guards ...datastore.Guard) (api.Resource, error) {
+	return h.write(func() (api.Resource, error) { return h.Store.DeleteIf(ctx, key, v, guards...) })
+}
+
 func (h *hooked) Delete(ctx context.Context, key api.Key, v string) (api.Resource, error) {
 	return h.write(func() (api.Resource, error) { return h.Store.Delete(ctx, key, v) })
 }
