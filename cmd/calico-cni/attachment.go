@@ -17,10 +17,6 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// interfaceAttribute tells the addresses of one interface from those of another
-// interface of the same container: both are under one handle.
-const interfaceAttribute = "interface"
-
 // attachment is one interface of one container on the network, by all the names
 // that it goes by.
 type attachment struct {
@@ -35,6 +31,7 @@ type attachment struct {
 	hostName     string // the host's side of the veth
 	mark         string // alias of the host's side: says whose it is
 	handle       string // IPAM's
+	elsewhere    bool   // another plugin makes the interface, and there is no endpoint
 }
 
 func newAttachment(cmd *skel.CmdArgs, conf *netConf) (*attachment, error) {
@@ -85,7 +82,10 @@ func parseMark(s string) (network, containerID, ifname string, ok bool) {
 
 // attributes are kept with the addresses.
 func (a *attachment) attributes() map[string]string {
-	out := map[string]string{ipam.AttributeNode: a.conf.Nodename, interfaceAttribute: a.ifname}
+	out := map[string]string{ipam.AttributeNode: a.conf.Nodename, ipam.AttributeInterface: a.ifname}
+	if a.elsewhere {
+		out[ipam.AttributeType] = ipam.TypeElsewhere
+	}
 	if a.pod != "" {
 		out[ipam.AttributeNamespace], out[ipam.AttributePod] = a.endpoint.Namespace, a.pod
 	}
@@ -95,7 +95,7 @@ func (a *attachment) attributes() map[string]string {
 // owns tells whether an address under our handle is this interface's. One that
 // Calico's own plugin assigned says no interface.
 func (a *attachment) owns(as ipam.Assignment) bool {
-	ifname, ok := as.Attributes[interfaceAttribute]
+	ifname, ok := as.Attributes[ipam.AttributeInterface]
 	return !ok || ifname == a.ifname
 }
 

@@ -55,7 +55,7 @@ func (s *session) writeEndpoint(ctx context.Context, a *attachment, mac net.Hard
 	}
 	// A record that is there already is of the same workload's former container,
 	// or of an ADD that did not come to its end.
-	stored, _, err := s.store.Apply(ctx, w)
+	stored, err := s.applyEndpoint(ctx, a, w, addrs)
 	if err != nil {
 		return nil, 0, fmt.Errorf("write endpoint: %w", err)
 	}
@@ -64,6 +64,26 @@ func (s *session) writeEndpoint(ctx context.Context, a *attachment, mac net.Hard
 		return nil, 0, fmt.Errorf("%s: revision: %w", a.endpoint, err)
 	}
 	return stored.(*api.WorkloadEndpoint), revision, nil
+}
+
+// applyEndpoint writes the endpoint under the condition that its addresses are
+// still assigned to it: whoever collects leaked addresses could have taken one for
+// such as long as it had no endpoint.
+func (s *session) applyEndpoint(ctx context.Context, a *attachment, w *api.WorkloadEndpoint, addrs []netip.Addr) (api.Resource, error) {
+	for {
+		var guards []datastore.Guard
+		if !s.conf.delegated() {
+			var err error
+			if guards, err = s.ipam.AssignedTo(ctx, a.handle, addrs); err != nil {
+				return nil, err
+			}
+		}
+		stored, _, err := s.store.ApplyIf(ctx, w, guards...)
+		if !errors.Is(err, datastore.ErrOvertaken) {
+			return stored, err
+		}
+		// Another address of the block was assigned or released.
+	}
 }
 
 // readEndpoint returns the attachment's WorkloadEndpoint; nil if there is none,

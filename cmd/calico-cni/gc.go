@@ -84,7 +84,7 @@ func (s *session) collectAddresses(ctx context.Context, stale func(containerID, 
 		_, err := s.ipam.ReleaseHandle(ctx, handle, func(as ipam.Assignment) bool {
 			// Addresses that do not say their interface are Calico's plugin's,
 			// which has one interface a container.
-			ifname, ok := as.Attributes[interfaceAttribute]
+			ifname, ok := as.Attributes[ipam.AttributeInterface]
 			if !ok {
 				ifname = "eth0"
 			}

@@ -28,6 +28,7 @@ func asIPAM(ctx context.Context, cmd *skel.CmdArgs) (*session, *attachment, erro
 	s, a, err := begin(ctx, cmd)
 	if err == nil {
 		s.conf.IPAM.Type = "calico-ipam"
+		a.elsewhere = a.conf.Type != "calico"
 	}
 	return s, a, err
 }
@@ -40,6 +41,9 @@ func ipamAdd(cmd *skel.CmdArgs) error {
 		return err
 	}
 	defer s.close()
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
 	addrs, err := s.assign(ctx, a, cmd.StdinData)
 	if err != nil {
 		return err
@@ -59,6 +63,9 @@ func ipamDel(cmd *skel.CmdArgs) error {
 		return err
 	}
 	defer s.close()
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
 	return s.release(ctx, a, cmd.StdinData)
 }
 

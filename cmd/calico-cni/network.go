@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/datastore"
 	"calico-xdp/pkg/nodeapi"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -69,6 +70,9 @@ func add(cmd *skel.CmdArgs) error {
 	defer s.close()
 	mac, err := s.conf.requestedMAC(a.args)
 	if err != nil {
+		return err
+	}
+	if err := s.ready(ctx); err != nil {
 		return err
 	}
 	if err := a.vacant(); err != nil {
@@ -207,6 +211,9 @@ func del(cmd *skel.CmdArgs) error {
 		return err
 	}
 	defer s.close()
+	if err := s.readyWithin(commandTime); err != nil {
+		return err
+	}
 	return s.detach(a, cmd.StdinData)
 }
 
@@ -233,10 +240,31 @@ func status(cmd *skel.CmdArgs) error {
 	return s.reachable(ctx)
 }
 
-// reachable asks the datastore for one small thing.
+// reachable tells whether the datastore answers and may be changed.
 func (s *session) reachable(ctx context.Context) error {
-	if _, err := s.store.List(ctx, api.KindClusterInformation, ""); err != nil {
+	if err := s.ready(ctx); err != nil {
 		return fail(codeNotAvailable, "%v", err)
+	}
+	return nil
+}
+
+func (s *session) readyWithin(limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	return s.ready(ctx)
+}
+
+// ready returns an error while the datastore is locked.
+func (s *session) ready(ctx context.Context) error {
+	r, err := s.store.Get(ctx, api.Key{Kind: api.KindClusterInformation, Name: "default"})
+	if errors.Is(err, datastore.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if c, ok := r.(*api.ClusterInformation); ok && c.Spec.DatastoreReady != nil && !*c.Spec.DatastoreReady {
+		return types.NewError(types.ErrTryAgainLater, "the datastore is locked (ClusterInformation, datastoreReady: false)", "")
 	}
 	return nil
 }

@@ -190,3 +190,29 @@ func TestIPAM(t *testing.T) {
 	w.must(c)
 	w.leaves()
 }
+
+// While somebody has locked the datastore nothing is changed.
+func TestLockedDatastore(t *testing.T) {
+	w := newWorld(t)
+	c := testbed.NewNamespace(t, "c")
+	w.must(call{command: "ADD", id: "c", netns: c.Path()})
+	key := api.Key{Kind: api.KindClusterInformation, Name: "default"}
+	lock := func(ready bool) {
+		t.Helper()
+		r, err := w.store.Get(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.(*api.ClusterInformation).Spec.DatastoreReady = &ready
+		if _, err := w.store.Update(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lock(false)
+	w.refused(call{command: "ADD", id: "c2", netns: testbed.NewNamespace(t, "c2").Path()}, 11, "locked")
+	w.refused(call{command: "DEL", id: "c", netns: c.Path()}, 11, "locked")
+	w.leaves("link net1/c/eth0", "endpoint default/node--1-cni-c-eth0", "handle net1.c 2")
+	lock(true)
+	w.must(call{command: "DEL", id: "c", netns: c.Path()})
+	w.leaves()
+}
