@@ -19,6 +19,10 @@ type config struct {
 	datastore    string
 	dataDir      string
 	etcdListen   []string
+	etcdCert     string
+	etcdKey      string
+	etcdClientCA string
+	restore      string
 	runDir       string
 	pinDir       string
 	logDir       string
@@ -58,9 +62,16 @@ func (c *config) complete(environ []string) error {
 	default:
 		errs = append(errs, fmt.Errorf("--datastore %q: want embedded or etcd", c.datastore))
 	}
-	if c.datastore == "etcd" {
+	switch c.datastore {
+	case "etcd":
 		c.etcd, err = datastore.ConfigFromEnvironment(lookup)
 		errs = append(errs, err)
+	case "embedded":
+		// With what the daemon itself goes to its etcd, if that wants TLS.
+		c.etcd.CAFile, c.etcd.CertFile, c.etcd.KeyFile = vars["ETCD_CA_CERT_FILE"], vars["ETCD_CERT_FILE"], vars["ETCD_KEY_FILE"]
+	}
+	if c.restore != "" && c.datastore != "embedded" {
+		errs = append(errs, errors.New("--restore is for the embedded etcd; for another one there is 'etcdutl snapshot restore'"))
 	}
 
 	if strings.EqualFold(vars["CALICO_DISABLE_FILE_LOGGING"], "true") {

@@ -58,6 +58,14 @@ A signal to stop leaves traffic running as it is; --detach ends it.`,
   # A host of a cluster that has an etcd:
   ETCD_ENDPOINTS=http://10.0.0.1:2379 IP=autodetect calico-node
 
+  # The same with TLS; the certificate must be for 127.0.0.1 as well:
+  ETCD_CA_CERT_FILE=ca.pem ETCD_CERT_FILE=node.pem ETCD_KEY_FILE=node-key.pem \\
+    calico-node --etcd-listen-client https://127.0.0.1:2379,https://10.0.0.1:2379 \\
+    --etcd-cert-file etcd.pem --etcd-key-file etcd-key.pem --etcd-client-ca-file ca.pem
+
+  # Go back to a backup, with the daemon stopped:
+  calico-node --restore /var/backups/calico.db
+
   # Remove every trace of the daemon from this host:
   calico-node --detach`,
 		Args:          cobra.NoArgs,
@@ -70,6 +78,9 @@ A signal to stop leaves traffic running as it is; --detach ends it.`,
 			}
 			if c.detach {
 				return detach(&c, cmd.OutOrStdout())
+			}
+			if c.restore != "" {
+				return restore(cmd.Context(), &c, cmd.OutOrStdout())
 			}
 			return run(cmd.Context(), &c)
 		},
@@ -84,6 +95,10 @@ func addFlags(cmd *cobra.Command, c *config) {
 	f.StringVar(&c.datastore, "datastore", "", `"etcd" outside, or "embedded" in the daemon (default: etcd if the environment names one)`)
 	f.StringVar(&c.dataDir, "data-dir", "/var/lib/calico-xdp/etcd", "where the embedded etcd keeps its data")
 	f.StringSliceVar(&c.etcdListen, "etcd-listen-client", []string{"http://127.0.0.1:2379", "http://127.0.0.1:4001"}, "`URLs` that the embedded etcd serves")
+	f.StringVar(&c.etcdCert, "etcd-cert-file", "", "certificate of the embedded etcd, for listen URLs with https://")
+	f.StringVar(&c.etcdKey, "etcd-key-file", "", "its key")
+	f.StringVar(&c.etcdClientCA, "etcd-client-ca-file", "", "clients of the embedded etcd need a certificate of this authority; the daemon's own is in ETCD_CERT_FILE")
+	f.StringVar(&c.restore, "restore", "", "put a backup (calicoctl datastore backup) in the place of the embedded etcd's data, and exit")
 	f.StringVar(&c.runDir, "run-dir", "/var/run/calico", "directory of the daemon's socket")
 	f.StringVar(&c.pinDir, "pin-dir", "/sys/fs/bpf/calico-xdp", "directory on a bpffs that keeps programs and tables while the daemon is away")
 	f.StringVar(&c.logDir, "log-dir", "/var/log/calico", "where calico-node/current is written, unless CALICO_DISABLE_FILE_LOGGING=true; empty: nowhere")

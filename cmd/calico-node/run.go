@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -108,7 +109,9 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	speaker := bgp.New(bgp.Options{FirstStart: len(before) == 0}, log)
 	defer func() { err = errors.Join(err, speaker.Close()) }()
 
-	keeper := control.NewKeeper(startup, &control.Tunnels{Node: node, Store: client, Allocator: ipam.New(client)}, addresses, log)
+	allocator := ipam.New(client)
+	keeper := control.NewKeeper(startup, &control.Tunnels{Node: node, Store: client, Allocator: allocator}, addresses, log)
+	collector := ipam.NewCollector(allocator, node, log)
 	watcher := client.Watch(ctx)
 	secrets := control.NewSecretFiles(c.environment.SecretsDir, os.Environ(), log)
 	cluster, kube := followKubernetes(c.environment, log)
@@ -124,6 +127,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		},
 		Observe: func(changes []api.Change, want *desired.State) {
 			keeper.Observe(changes)
+			collector.Observe(changes)
 			reporter.Observe(changes)
 			operations.Observe(changes)
 			servers.Set(want.Servers)
@@ -164,6 +168,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	go client.watchEmbedded(cancel)
 	var kept sync.WaitGroup
 	kept.Go(func() { keeper.Run(ctx) })
+	kept.Go(func() { collector.Run(ctx) })
 	kept.Go(func() { secrets.Run(ctx) })
 	if kube != nil {
 		kept.Go(func() { kube.Run(ctx) })
@@ -196,6 +201,7 @@ func openDatastore(ctx context.Context, c *config, log *slog.Logger) (*store, er
 	if c.datastore == "embedded" {
 		etcd, err := datastore.StartEmbedded(datastore.EmbeddedConfig{
 			Dir: c.dataDir, ListenClients: c.etcdListen, Name: c.environment.Node,
+			CertFile: c.etcdCert, KeyFile: c.etcdKey, ClientCAFile: c.etcdClientCA,
 		}, log)
 		if err != nil {
 			return nil, fmt.Errorf("embedded etcd: %w", err)
@@ -209,6 +215,17 @@ func openDatastore(ctx context.Context, c *config, log *slog.Logger) (*store, er
 		return nil, err
 	}
 	return s, nil
+}
+
+// restore puts a backup in the place of the embedded etcd's data.
+func restore(ctx context.Context, c *config, out io.Writer) error {
+	config := datastore.EmbeddedConfig{Dir: c.dataDir}
+	n, err := datastore.RestoreEmbedded(ctx, config, c.restore, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "restored %d keys into %s; what was there is beside it\n", n, c.dataDir)
+	return err
 }
 
 // store is the datastore's client and, where it is inside, the datastore.

@@ -179,7 +179,7 @@ func (c *Controller) round(ctx context.Context) error {
 	c.fresh, c.want = nil, want
 	enforced, err := c.apply(ctx, want, inSync)
 	c.publish(result{
-		state: want, revision: revision, inSync: inSync, enforced: enforced,
+		locked: locked(c.resources), state: want, revision: revision, inSync: inSync, enforced: enforced,
 		invalid: invalid, err: err, took: time.Since(start),
 	})
 	return err

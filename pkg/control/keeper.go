@@ -10,8 +10,9 @@ import (
 	"calico-xdp/pkg/nodeapi"
 )
 
-// Keeper keeps in the datastore what this node says of itself: its addresses,
-// should the host's change and IP or IP6 say "autodetect", and its tunnel addresses, should the pools.
+// Keeper keeps in the datastore what this node says of itself: the Node resource,
+// should somebody delete it while the node runs, its addresses, should the host's
+// change and IP or IP6 say "autodetect", and its tunnel addresses, should the pools.
 type Keeper struct {
 	startup *Startup
 	tunnels *Tunnels
@@ -20,6 +21,7 @@ type Keeper struct {
 
 	mu        sync.Mutex
 	addresses []nodeapi.Address
+	gone      bool // the Node resource was deleted
 }
 
 // keepEvery is how often the host's addresses are looked at, Calico's interval.
@@ -41,7 +43,13 @@ func (k *Keeper) Addresses() []nodeapi.Address {
 // Observe is told of the resources that changed.
 func (k *Keeper) Observe(changes []api.Change) {
 	for _, c := range changes {
-		if c.Key.Kind == api.KindIPPool || c.Key == (api.Key{Kind: api.KindNode, Name: k.tunnels.Node}) {
+		ours := c.Key == api.Key{Kind: api.KindNode, Name: k.tunnels.Node}
+		if ours && c.Resource == nil {
+			k.mu.Lock()
+			k.gone = true
+			k.mu.Unlock()
+		}
+		if ours || c.Key.Kind == api.KindIPPool {
 			select {
 			case k.due <- struct{}{}:
 			default:
@@ -80,13 +88,20 @@ func (k *Keeper) Run(ctx context.Context) {
 func (k *Keeper) keep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, keepEvery)
 	defer cancel()
-	if e := k.startup.Environment; e.IPv4.Value == "autodetect" || e.IPv6.Value == "autodetect" {
-		addresses, err := k.startup.Refresh(ctx)
+	k.mu.Lock()
+	gone := k.gone
+	k.mu.Unlock()
+	e := k.startup.Environment
+	if gone || e.IPv4.Value == "autodetect" || e.IPv6.Value == "autodetect" {
+		addresses, err := k.startup.Refresh(ctx, gone)
 		if err != nil {
 			return err
 		}
+		if gone {
+			k.logger.Warn("the node resource was deleted while this node runs; written anew", "node", e.Node)
+		}
 		k.mu.Lock()
-		k.addresses = addresses
+		k.addresses, k.gone = addresses, false
 		k.mu.Unlock()
 	}
 	return k.tunnels.Ensure(ctx)

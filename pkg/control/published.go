@@ -47,6 +47,7 @@ type result struct {
 	invalid  map[api.Key]error
 	err      error
 	took     time.Duration
+	locked   bool // the datastore, see locked
 }
 
 type metrics struct {
@@ -129,7 +130,14 @@ func (p *Published) publish(r result) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if r.state == nil {
-		r.state, r.revision, r.invalid = p.last.state, p.last.revision, p.last.invalid
+		r.state, r.revision, r.invalid, r.locked = p.last.state, p.last.revision, p.last.invalid, p.last.locked
+	}
+	if r.locked != p.last.locked {
+		if r.locked {
+			p.log.Logger.Warn("the datastore is locked: its objects are being changed as a whole; CNI waits until it is unlocked")
+		} else {
+			p.log.Logger.Info("the datastore is unlocked")
+		}
 	}
 	// Problems are a list that is never changed.
 	before := p.stateProblems()
@@ -167,6 +175,9 @@ func (p *Published) currentProblems() []nodeapi.Problem {
 	}
 	for key, err := range p.last.invalid {
 		out = append(out, nodeapi.Problem{Object: key.String(), Error: err.Error()})
+	}
+	if p.last.locked {
+		out = append(out, nodeapi.Problem{Object: clusterInformation().String(), Error: "the datastore is locked (datastoreReady: false)"})
 	}
 	slices.SortFunc(out, func(a, b nodeapi.Problem) int {
 		return strings.Compare(a.Object+a.Error, b.Object+b.Error)
@@ -365,4 +376,15 @@ func (p *Published) Ready() error {
 		return errors.New("the datastore has not been read yet")
 	}
 	return nil
+}
+
+func clusterInformation() api.Key {
+	return api.Key{Kind: api.KindClusterInformation, Name: "default"}
+}
+
+// locked tells whether someone has locked the datastore, as is done while it is
+// migrated or its pools are split. The node goes on following it.
+func locked(resources *api.Store) bool {
+	c, ok := resources.Get(clusterInformation()).(*api.ClusterInformation)
+	return ok && c.Spec.DatastoreReady != nil && !*c.Spec.DatastoreReady
 }

@@ -118,10 +118,10 @@ func isRelease(version string) bool {
 	return len(numbers) == 3 && strings.HasPrefix(version, "v")
 }
 
-// Refresh finds the node's addresses again and corrects the Node resource, if
-// there is one. It returns the addresses.
-func (s *Startup) Refresh(ctx context.Context) ([]nodeapi.Address, error) {
-	return s.writeNode(ctx, false)
+// Refresh finds the node's addresses again and corrects the Node resource. If there
+// is none it writes one only if create is set. It returns the addresses.
+func (s *Startup) Refresh(ctx context.Context, create bool) ([]nodeapi.Address, error) {
+	return s.writeNode(ctx, create)
 }
 
 // writeNode creates or updates the Node resource. What others have written

@@ -203,7 +203,7 @@ func TestStartupAddresses(t *testing.T) {
 		t.Errorf("found an address that is not there: %v", err)
 	}
 	b.namespace.AddAddress(t, "eth0", "10.6.0.1/24")
-	addresses, err := s.Refresh(t.Context())
+	addresses, err := s.Refresh(t.Context(), false)
 	if err != nil || len(addresses) != 2 || addresses[0].Address != "10.6.0.1/24" || addresses[0].Interface != "eth0" {
 		t.Errorf("got %+v, %v", addresses, err)
 	}
@@ -211,14 +211,22 @@ func TestStartupAddresses(t *testing.T) {
 		t.Errorf("node has %s", got)
 	}
 
-	// A node that was deleted stays so until the next start.
+	// A node that was deleted comes back only when it is asked for: see Keeper.
 	if _, err := b.client.Delete(t.Context(), api.Key{Kind: api.KindNode, Name: "host-a"}, ""); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Refresh(t.Context()); err != nil {
+	if _, err := s.Refresh(t.Context(), false); err != nil {
 		t.Error(err)
 	}
 	if _, err := b.client.Get(t.Context(), api.Key{Kind: api.KindNode, Name: "host-a"}); !errors.Is(err, datastore.ErrNotFound) {
 		t.Errorf("node came back: %v", err)
+	}
+	keeper := NewKeeper(s, &Tunnels{Node: "host-a", Store: b.client, Allocator: ipam.New(b.client)}, addresses, slog.New(slog.DiscardHandler))
+	keeper.Observe([]api.Change{{Key: api.Key{Kind: api.KindNode, Name: "host-b"}}, {Key: api.Key{Kind: api.KindNode, Name: "host-a"}}})
+	if err := keeper.keep(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := b.node(t, "host-a").Spec.BGP.IPv4Address; got != "10.6.0.1/24" {
+		t.Errorf("the node came back with %s", got)
 	}
 }
