@@ -26,9 +26,10 @@ type ipamShowOptions struct {
 }
 
 func newIPAM(a *app) *cobra.Command {
-	return group("ipam", "The addresses of the IP pools: how many are used, by whom",
+	return group("ipam", "The addresses of the IP pools: how many are used, by whom, and what is wrong with them",
 		"Addresses of IP pools are handed out in blocks, which belong to nodes.",
-		"  calicoctl ipam show\n  calicoctl ipam show --ip=192.168.0.10", newIPAMShow(a))
+		"  calicoctl ipam show\n  calicoctl ipam show --ip=192.168.0.10\n  calicoctl ipam check",
+		newIPAMShow(a), newIPAMCheck(a), newIPAMRelease(a), newIPAMConfigure(a), newIPAMSplit(a), newIPAMGC(a))
 }
 
 func newIPAMShow(a *app) *cobra.Command {

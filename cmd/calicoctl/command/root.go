@@ -132,7 +132,7 @@ else http://127.0.0.1:2379.`,
 	}
 	add("resources", newGet(a), newApply(a), newCreate(a), newReplace(a), newDelete(a), newPatch(a), newLabel(a),
 		newEdit(a), newDiff(a), newValidate(a), newConfirm(a), newWait(a))
-	add("state", newWhy(a), newObserve(a), newRules(a), newFlows(a), newNode(a), newIPAM(a))
+	add("state", newWhy(a), newObserve(a), newRules(a), newFlows(a), newNode(a), newIPAM(a), newDatastore(a))
 	add("other", newVersion(a))
 	return root
 }
