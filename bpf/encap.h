@@ -192,7 +192,7 @@ __noinline int encap_congestion(struct __sk_buff *skb, __u32 outer)
 __noinline int encap_pop(struct __sk_buff *skb, struct packet *p)
 {
 	__u32 zero = 0, bytes = 0;
-	struct address to;
+	struct address from, to;
 	struct settings *now;
 	struct udphdr *udp = 0;
 	void *data, *end;
@@ -214,7 +214,7 @@ __noinline int encap_pop(struct __sk_buff *skb, struct packet *p)
 			return 0;
 		if (ip->frag_off & bpf_htons(IP_OFFSET_MASK | IP_MORE_FRAGMENTS))
 			return 0; /* the host's stack puts it together */
-		address_set(&p->node, 0, address_lo4(ip->saddr));
+		address_set(&from, 0, address_lo4(ip->saddr));
 		address_set(&to, 0, address_lo4(ip->daddr));
 		udp = (void *)(ip + 1);
 		congestion = ip->tos & ECN_MASK;
@@ -225,7 +225,7 @@ __noinline int encap_pop(struct __sk_buff *skb, struct packet *p)
 		if ((void *)(ip6 + 1) > end || ip6->nexthdr != IPPROTO_UDP)
 			return 0;
 		protocol = IPPROTO_UDP;
-		address_copy(&p->node, (void *)&ip6->saddr);
+		address_copy(&from, (void *)&ip6->saddr);
 		address_copy(&to, (void *)&ip6->daddr);
 		udp = (void *)(ip6 + 1);
 		congestion = ip6->flow_lbl[0] >> 4 & ECN_MASK;
@@ -247,8 +247,9 @@ __noinline int encap_pop(struct __sk_buff *skb, struct packet *p)
 	}
 	if (!address_equal(&to, &now->node4) && !address_equal(&to, &now->node6))
 		return 0;
-	if (!bpf_map_lookup_elem(&peers, &p->node))
+	if (!bpf_map_lookup_elem(&peers, &from))
 		return 0;
+	address_copy(&p->node, &from);
 	if (skb->len < ETH_HLEN + bytes + sizeof(struct iphdr))
 		return DROP_MALFORMED;
 	if (protocol == IPPROTO_UDP) {

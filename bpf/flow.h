@@ -35,6 +35,15 @@ static __always_inline __u32 workload_slot(const struct address *addr)
 	return slot ? *slot : 0;
 }
 
+/* The same for an address that a function which is not inlined was given: see address_copy. */
+static __always_inline __u32 workload_slot_of(const struct address *addr)
+{
+	struct address key;
+
+	address_copy(&key, addr);
+	return workload_slot(&key);
+}
+
 /* An established flow; 0 if it is not in the table that is in use. */
 static __always_inline struct flow *flow_find(const struct flow_key *key)
 {
@@ -169,11 +178,11 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 	destination = opener ? &p->key.a : &p->key.b;
 	former = flow->slots[END(opener)];
 	if (j->to && p->sender == opener) {
-		flow->slots[END(opener)] = workload_slot(source);
+		flow->slots[END(opener)] = workload_slot_of(source);
 		flow->slots[OTHER_END(opener)] = j->to;
 	} else {
-		flow->slots[END(opener)] = j->to ? j->to : workload_slot(source);
-		flow->slots[OTHER_END(opener)] = workload_slot(destination);
+		flow->slots[END(opener)] = j->to ? j->to : workload_slot_of(source);
+		flow->slots[OTHER_END(opener)] = workload_slot_of(destination);
 	}
 	if (!flow->slots[END(opener)] && (former || (hook == HOOK_FROM_WORKLOAD && p->sender == opener)))
 		flow->slots[END(opener)] = source_slot(former ? endpoint_ifindex(former) : skb->ifindex, source);
@@ -425,24 +434,29 @@ static __always_inline int flow_leaves_unasked(const struct flow *flow, const st
  * be judged again or starts over. Leaves the flow in j->flow and returns 0, or why the
  * packet is dropped.
  */
-__noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct judging *j, enum hook hook)
+__noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, enum hook hook)
 {
 	struct flow *known, *waiting = 0, *flow;
 	enum reason reason;
 	int fresh = 0;
 	__u32 zero = 0;
+	struct flow_key *key;
+	struct judging *j;
 	__u64 *refused;
 
+	j = bpf_map_lookup_elem(&scratch, &zero);
 	if (!p || !j)
 		return DROP_MALFORMED;
 	flow = &j->flow;
-	known = j->absent ? 0 : flow_find(&p->key);
+	key = &j->key;
+	*key = p->key;
+	known = j->absent ? 0 : flow_find(key);
 	if (!known)
-		known = flow_fetch(&p->key);
+		known = flow_fetch(key);
 	if (known) {
 		*flow = *known;
 	} else {
-		waiting = bpf_map_lookup_elem(&new_flows, &p->key);
+		waiting = bpf_map_lookup_elem(&new_flows, key);
 		if (waiting)
 			*flow = *waiting;
 	}
@@ -457,7 +471,7 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct j
 		flow_start(flow, p);
 		fresh = 1;
 		if (flow->state & FLOW_ANSWER && p->key.protocol == IPPROTO_TCP &&
-		    ((hook == HOOK_FROM_NETWORK && j->via && !workload_slot(p->sender ? &p->key.a : &p->key.b)) ||
+		    ((hook == HOOK_FROM_NETWORK && j->via && !workload_slot_of(p->sender ? &p->key.a : &p->key.b)) ||
 		     (hook == HOOK_TO_NETWORK && !skb->ingress_ifindex)) &&
 		    host_answers(skb, &p->key, p->sender,
 				 hook == HOOK_FROM_NETWORK ? DIRECTION_INGRESS : DIRECTION_EGRESS))
@@ -474,9 +488,9 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct j
 		/* What was never allowed is not remembered; what was, has to stay cut. */
 		if (fresh && flow->state & FLOW_DENIED) {
 			if (known)
-				flow_forget(&p->key);
+				flow_forget(key);
 			else if (waiting)
-				bpf_map_delete_elem(&new_flows, &p->key);
+				bpf_map_delete_elem(&new_flows, key);
 			if (flow_counts(skb, hook))
 				count_flow(flow, p->length);
 			return flow->denied_by;
@@ -491,21 +505,21 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct j
 	if (flow->state & FLOW_DENIED) {
 		flow_seen(flow);
 		if (known)
-			flow_write(&p->key, flow, BPF_EXIST);
+			flow_write(key, flow, BPF_EXIST);
 		else if (waiting)
-			bpf_map_update_elem(&new_flows, &p->key, flow, BPF_ANY);
+			bpf_map_update_elem(&new_flows, key, flow, BPF_ANY);
 		return flow->denied_by;
 	}
 
 	flow_touch(skb, flow, p);
 	if (fresh) {
 		if (known) /* it starts over: unconfirmed again */
-			flow_forget(&p->key);
-		bpf_map_update_elem(&new_flows, &p->key, flow, BPF_ANY);
+			flow_forget(key);
+		bpf_map_update_elem(&new_flows, key, flow, BPF_ANY);
 		return 0;
 	}
 	if (known) {
-		flow_write(&p->key, flow, BPF_EXIST);
+		flow_write(key, flow, BPF_EXIST);
 		return 0;
 	}
 	if (p->icmp_error)
@@ -518,15 +532,15 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, struct j
 	if (flow->state & FLOW_REPLIED && (flow_sent_by_opener(flow, p) || p->key.protocol != IPPROTO_TCP)) {
 		flow->state |= FLOW_CONFIRMED;
 		/* Full: it goes on as an unconfirmed flow. */
-		if (flow_write(&p->key, flow, BPF_ANY) == 0) {
-			bpf_map_delete_elem(&new_flows, &p->key);
+		if (flow_write(key, flow, BPF_ANY) == 0) {
+			bpf_map_delete_elem(&new_flows, key);
 			return 0;
 		}
 		refused = bpf_map_lookup_elem(&flows_refused, &zero);
 		if (refused)
 			*refused += 1;
 	}
-	bpf_map_update_elem(&new_flows, &p->key, flow, BPF_ANY);
+	bpf_map_update_elem(&new_flows, key, flow, BPF_ANY);
 	return 0;
 }
 
@@ -578,7 +592,7 @@ static __always_inline enum reason flow_decide(struct __sk_buff *skb, const stru
 		j->to = to;
 		j->absent = !*flow;
 		*flow = &j->flow;
-		decided = flow_slow(skb, p, j, hook);
+		decided = flow_slow(skb, p, hook);
 	}
 	if (!decided && p->part == PART_FIRST)
 		fragment_allow(p, hook);

@@ -214,6 +214,7 @@ struct {
  */
 struct judging {
 	struct flow flow;
+	struct flow_key key;	/* of the packet, while it takes the slow path */
 	__u32 source;		/* classes of the opener's packets */
 	__u32 destination;
 	__u32 ports;		/* source class << 16 | destination class */

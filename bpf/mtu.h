@@ -51,7 +51,8 @@ static __always_inline __u32 mtu_exceeded(struct __sk_buff *skb, const struct pa
 __noinline int mtu_learn(struct __sk_buff *skb, const struct packet *p)
 {
 	struct path_mtu path = {};
-	const struct address *us, *node;
+	const struct address *us;
+	struct address node;
 	struct settings *now;
 	__u32 zero = 0, at;
 	__be32 word = 0;
@@ -62,13 +63,13 @@ __noinline int mtu_learn(struct __sk_buff *skb, const struct packet *p)
 		return 0;
 	now = bpf_map_lookup_elem(&settings, &zero);
 	us = p->sender ? &p->key.a : &p->key.b;
-	node = p->sender ? &p->key.b : &p->key.a;
+	address_copy(&node, p->sender ? &p->key.b : &p->key.a);
 	if (!now || !(address_equal(us, &now->node4) || address_equal(us, &now->node6)))
 		return 0;
 	if (p->key.protocol != IPPROTO_IPIP &&
 	    (p->key.protocol != IPPROTO_UDP || (p->sender ? p->key.b_port : p->key.a_port) != now->vxlan_port))
 		return 0;
-	if (!bpf_map_lookup_elem(&peers, node))
+	if (!bpf_map_lookup_elem(&peers, &node))
 		return 0;
 	at = ETH_HLEN + (p->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + 4;
 	if (bpf_skb_load_bytes(skb, at, &word, sizeof(word)))
@@ -77,7 +78,7 @@ __noinline int mtu_learn(struct __sk_buff *skb, const struct packet *p)
 	if (path.mtu < (p->ipv6 ? MTU_MIN6 : MTU_MIN4))
 		return 0;
 	path.learned = bpf_ktime_get_ns();
-	bpf_map_update_elem(&path_mtus, node, &path, BPF_ANY);
+	bpf_map_update_elem(&path_mtus, &node, &path, BPF_ANY);
 	return 0;
 }
 

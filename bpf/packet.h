@@ -107,6 +107,9 @@ static __always_inline void address_set(struct address *to, __u64 hi, __u64 lo)
 	((__u64 *)to)[1] = lo;
 }
 
+/* Also onto the stack, to be the key of a table: Linux before 6.2 does not take as key what
+ * a function that is not inlined was given a pointer to.
+ */
 static __always_inline void address_copy(struct address *to, const struct address *from)
 {
 	address_set(to, ADDRESS_HI(from), ADDRESS_LO(from));

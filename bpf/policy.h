@@ -74,14 +74,14 @@ __noinline int peer_class(const struct address *addr)
 		if (known >= 0)
 			return known;
 	}
-	class = bpf_map_lookup_elem(&host_classes, addr);
-	if (class)
-		return *class;
 	prefix.prefix_length = 128;
 	prefix.words[0] = ((const __u32 *)addr)[0];
 	prefix.words[1] = ((const __u32 *)addr)[1];
 	prefix.words[2] = ((const __u32 *)addr)[2];
 	prefix.words[3] = ((const __u32 *)addr)[3];
+	class = bpf_map_lookup_elem(&host_classes, prefix.words);
+	if (class)
+		return *class;
 	class = bpf_map_lookup_elem(&net_classes, &prefix);
 	return class ? *class : 0;
 }

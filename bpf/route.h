@@ -56,6 +56,7 @@ static __always_inline __u32 route_uplink(struct __sk_buff *skb, struct next_hop
 	/* A length that fits: the kernel then tells the route's MTU. */
 	struct bpf_fib_lookup fib = { .ifindex = skb->ifindex, .tot_len = 1 };
 	struct path_mtu *path;
+	struct address node;
 	__u32 mtu;
 	long rc;
 
@@ -78,7 +79,8 @@ static __always_inline __u32 route_uplink(struct __sk_buff *skb, struct next_hop
 		bpf_check_mtu(skb, fib.ifindex, &mtu, 0, 0);
 	}
 	hop->mtu = mtu;
-	path = bpf_map_lookup_elem(&path_mtus, &hop->node);
+	address_copy(&node, &hop->node);
+	path = bpf_map_lookup_elem(&path_mtus, &node);
 	if (path && (!hop->mtu || path->mtu < hop->mtu) && bpf_ktime_get_ns() - path->learned < PATH_MTU_LIFE)
 		hop->mtu = path->mtu;
 	return fib.ifindex;
@@ -122,7 +124,7 @@ __noinline int route_resolve(struct __sk_buff *skb, const struct address *addr, 
 		hop->forward = route->forward;
 		hop->ifindex = route_uplink(skb, hop, now);
 		if (route->forward == FORWARD_VXLAN) {
-			struct peer *peer = bpf_map_lookup_elem(&peers, &hop->node);
+			struct peer *peer = bpf_map_lookup_elem(&peers, &route->node);
 
 			if (peer)
 				__builtin_memcpy(hop->mac, peer->mac, sizeof(hop->mac));

@@ -356,7 +356,7 @@ __noinline int away(const struct packet *p, struct judging *j)
 	j->away.forward = route->forward;
 	j->away.source_port = encap_source_port(&p->key);
 	if (route->forward == FORWARD_VXLAN) {
-		peer = bpf_map_lookup_elem(&peers, &j->away.node);
+		peer = bpf_map_lookup_elem(&peers, &route->node);
 		if (!peer)
 			return -1;
 		__builtin_memcpy(j->away.mac, peer->mac, sizeof(j->away.mac));
