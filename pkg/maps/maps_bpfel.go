@@ -242,6 +242,7 @@ const (
 type bpfJudging struct {
 	_           structs.HostLayout
 	Flow        bpfFlow
+	Key         bpfFlowKey
 	Source      uint32
 	Destination uint32
 	Ports       uint32
