@@ -73,10 +73,11 @@ failed=
 for name in $TESTS; do
 	echo "== $name"
 	cd /tmp
-	"/$name.test" -test.timeout "${MINUTES}m" ${RUN:+-test.run "$RUN"} ${SKIP:+-test.skip "$SKIP"} -test.v=test2json >/tmp/$name.log 2>&1
-	code=$?
-	grep -a -e '--- ' -e '^ok' -e '^PASS' /tmp/$name.log | grep -a -v '^ *=== '
-	if [ $code != 0 ]; then
+	{
+		"/$name.test" -test.timeout "${MINUTES}m" ${RUN:+-test.run "$RUN"} ${SKIP:+-test.skip "$SKIP"} -test.v 2>&1
+		echo $? >/tmp/code
+	} | tee /tmp/$name.log | grep -a -e '^ *--- '
+	if [ "$(cat /tmp/code)" != 0 ]; then
 		failed="$failed $name"
 		cat /tmp/$name.log
 	fi
