@@ -41,6 +41,13 @@ build: ## bin/calico-node, bin/calicoctl, bin/calico-cni
 test: setup root ## all tests; they make network namespaces and load BPF, so as root
 	$(GO) test ./...
 
+FUZZTIME = 3s
+FUZZERS = pkg/api:FuzzDecode pkg/api:FuzzStored pkg/api:FuzzSalvage pkg/api:FuzzSelector pkg/datastore:FuzzKey pkg/datastore:FuzzReread cmd/calicoctl/manifest:FuzzRead
+
+fuzz: ## every fuzzer for FUZZTIME (3s each; by hand make fuzz FUZZTIME=10m)
+	@for f in $(FUZZERS); do \
+		$(GO) test ./$${f%:*} -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) || exit 1; done
+
 lint: ## gofmt, go vet, staticcheck
 	@unformatted=$$($(GOFMT) -l cmd pkg perf tools); \
 	test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
@@ -77,4 +84,4 @@ clean: ## remove what build has made
 root:
 	@test "$$(id -u)" = 0 || { echo "this needs root: it makes network namespaces and loads BPF" >&2; exit 1; }
 
-.PHONY: help setup generate check-generate build test lint demo demo-down perf perf-quick setup-perf test-kernel setup-kernel clean root
+.PHONY: help setup generate check-generate build test fuzz lint demo demo-down perf perf-quick setup-perf test-kernel setup-kernel clean root

@@ -174,3 +174,9 @@ func family(p netip.Prefix) string {
 	}
 	return "ipv6"
 }
+
+// Path returns the etcd key of a resource.
+func (c *Client) Path(key api.Key) (string, error) { return c.codec.path(key) }
+
+// KeyAt returns the resource that is at an etcd key, false if none of ours can be there.
+func (c *Client) KeyAt(path string) (api.Key, bool) { return c.codec.key(path) }

@@ -107,7 +107,8 @@ func (c *Client) Create(ctx context.Context, r api.Resource) (api.Resource, erro
 
 // CreateIf is Create, done only if the guards hold.
 func (c *Client) CreateIf(ctx context.Context, r api.Resource, guards ...Guard) (api.Resource, error) {
-	if !c.initialized.Load() {
+	// Whoever brings a ClusterInformation says who the cluster is.
+	if _, identity := r.(*api.ClusterInformation); !identity && !c.initialized.Load() {
 		if err := c.Initialize(ctx); err != nil {
 			return nil, err
 		}

@@ -8,7 +8,7 @@ import (
 
 func newDatastore(a *app) *cobra.Command {
 	return group("datastore", "Keep the datastore safe", "Commands about the datastore as a whole.",
-		"  calicoctl datastore backup calico.db", newDatastoreBackup(a))
+		"  calicoctl datastore backup calico.db", newDatastoreBackup(a), newMigrate(a))
 }
 
 func newDatastoreBackup(a *app) *cobra.Command {

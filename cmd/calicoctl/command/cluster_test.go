@@ -42,3 +42,11 @@ func kindsThat(namespaced bool) []string {
 	slices.Sort(names)
 	return names
 }
+
+// newCluster2 is two clusters that know nothing of each other.
+func newCluster2(t *testing.T) (a, b cluster) {
+	t.Helper()
+	a = newCluster(t)
+	etcd := testbed.StartEtcd(t)
+	return a, cluster{client{env: map[string]string{"ETCD_ENDPOINTS": etcd.Endpoint()}}, etcd}
+}

@@ -24,8 +24,28 @@ const answerTime = 4 * time.Second
 const recent = 20 * time.Hour
 
 func newNode(a *app) *cobra.Command {
-	return group("node", "This host's calico-node",
-		"Ask the calico-node on this host.", "  calicoctl node status\n  calicoctl node tables", newNodeStatus(a), newNodeRoutes(a), newNodeTables(a))
+	cmd := group("node", "This host's calico-node",
+		"Start, end and ask the calico-node on this host.", "  calicoctl node run --ip=autodetect\n  calicoctl node status\n  calicoctl node tables",
+		newNodeRun(a), newNodeStop(a), newNodeStatus(a), newNodeRoutes(a), newNodeTables(a), newNodeCheckSystem(a), newNodeDiags(a))
+	// As in 2015: "node --ip=…" starts it, "node bgp peer" is about its own peers.
+	peers := newLegacyPeers(a, "bgppeer", true)
+	peers.Hidden = true
+	bgp := group("bgp", "BGP peers of this node, in the grammar of 2015", "BGP peers of this node alone.", "  calicoctl node bgp peer show", newLegacyPeers(a, "peer", true))
+	bgp.Hidden = true
+	cmd.AddCommand(peers, bgp)
+	var o nodeRunOptions
+	o.flags(cmd)
+	for _, name := range []string{"ip", "ip6", "as", "name", "ip-autodetection-method", "ip6-autodetection-method", "backend", "log-dir", "run-dir", "no-default-ippools", "dryrun", "foreground"} {
+		_ = cmd.Flags().MarkHidden(name)
+	}
+	help := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 || cmd.Flags().NFlag() == 0 {
+			return help(cmd, args)
+		}
+		return a.nodeRun(cmd.Context(), o)
+	}
+	return cmd
 }
 
 func newNodeTables(a *app) *cobra.Command {

@@ -121,6 +121,7 @@ else http://127.0.0.1:2379.`,
 		&cobra.Group{ID: "resources", Title: "Resources:"},
 		&cobra.Group{ID: "state", Title: "State:"},
 		&cobra.Group{ID: "other", Title: "Other:"},
+		&cobra.Group{ID: "2015", Title: "As before version 1.0:"},
 	)
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")
@@ -131,9 +132,10 @@ else http://127.0.0.1:2379.`,
 		}
 	}
 	add("resources", newGet(a), newApply(a), newCreate(a), newReplace(a), newDelete(a), newPatch(a), newLabel(a),
-		newEdit(a), newDiff(a), newValidate(a), newConfirm(a), newWait(a))
-	add("state", newWhy(a), newObserve(a), newRules(a), newFlows(a), newNode(a), newIPAM(a), newDatastore(a))
+		newEdit(a), newDiff(a), newValidate(a), newConvert(a), newConfirm(a), newWait(a))
+	add("state", newWhy(a), newObserve(a), newRules(a), newFlows(a), newNode(a), newIPAM(a), newDatastore(a), newCluster(a))
 	add("other", newVersion(a))
+	add("2015", legacyCommands(a)...)
 	return root
 }
 

@@ -44,7 +44,7 @@ func TestHelp(t *testing.T) {
 			t.Errorf("%q is missing in\n%s", want, root)
 		}
 	}
-	for _, cmd := range []string{"get", "apply", "create", "replace", "delete", "patch", "label", "edit", "diff", "validate", "confirm", "wait", "why", "observe", "rules", "flows", "node", "node status", "node tables", "ipam", "ipam show", "ipam check", "ipam release", "ipam configure", "ipam split", "ipam gc", "datastore", "datastore backup", "version"} {
+	for _, cmd := range []string{"get", "apply", "create", "replace", "delete", "patch", "label", "edit", "diff", "validate", "confirm", "wait", "why", "observe", "rules", "flows", "node", "node status", "node tables", "node run", "node stop", "node checksystem", "node diags", "cluster", "cluster diags", "datastore", "datastore migrate", "datastore migrate export", "convert", "pool", "profile", "endpoint", "bgp", "bgppeer", "bgp-node-mesh", "default-node-as", "shownodes", "container", "status", "diags", "checksystem", "ipam", "ipam show", "ipam check", "ipam release", "ipam configure", "ipam split", "ipam gc", "datastore backup", "version"} {
 		help := client{}.ok(t, append(strings.Fields(cmd), "--help")...)
 		if !strings.Contains(help, "Examples:\n") || !strings.Contains(help, "Usage:\n  calicoctl "+cmd) {
 			t.Errorf("%s: %s", cmd, help)

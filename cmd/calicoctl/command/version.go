@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"calico-xdp/pkg/api"
 
@@ -41,6 +42,7 @@ func BuildInfo(version, commit string) Build {
 
 func newVersion(a *app) *cobra.Command {
 	var clientOnly bool
+	var poll time.Duration
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Show the versions of this command and of the cluster",
@@ -55,9 +57,23 @@ func newVersion(a *app) *cobra.Command {
 			if clientOnly {
 				return nil
 			}
-			return a.clusterVersion(cmd.Context())
+			for {
+				err := a.clusterVersion(cmd.Context())
+				if poll <= 0 {
+					return err
+				}
+				if err != nil {
+					fmt.Fprintln(a.Err, err)
+				}
+				select {
+				case <-cmd.Context().Done():
+					return nil
+				case <-time.After(poll):
+				}
+			}
 		},
 	}
+	cmd.Flags().DurationVar(&poll, "poll", 0, "ask again and again, so often")
 	cmd.Flags().BoolVar(&clientOnly, "client", false, "only the client's version, without asking the datastore")
 	return cmd
 }

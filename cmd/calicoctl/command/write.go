@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"calico-xdp/cmd/calicoctl/manifest"
 	"calico-xdp/cmd/calicoctl/output"
+	"calico-xdp/pkg/api"
 	"calico-xdp/pkg/datastore"
 
 	"github.com/spf13/cobra"
@@ -139,6 +141,16 @@ func (a *app) write(cmd *cobra.Command, o writeOptions, verb, participle string,
 	if o.confirm > 0 && !o.dry {
 		return a.try(ctx, s, items, o.confirm)
 	}
+	// Who the cluster is comes first: any other write would make that up.
+	slices.SortStableFunc(items, func(x, y item) int {
+		rank := func(it item) int {
+			if it.key.Kind == api.KindClusterInformation {
+				return 0
+			}
+			return 1
+		}
+		return rank(x) - rank(y)
+	})
 	r := report{app: a, verb: verb, participle: participle, objects: objects, dry: o.dry}
 	for _, it := range items {
 		done, err := do(ctx, s, it)

@@ -59,12 +59,53 @@ func Prefix(source string, err error) error {
 // .yaml, .yml and .json files in it, sorted, and those below it if recursive;
 // "-" for stdin.
 func Read(paths []string, recursive bool, stdin io.Reader) ([]Object, error) {
+	return readAll(paths, recursive, stdin, parse)
+}
+
+// Value is an object of any API.
+type Value struct {
+	Source string
+	JSON   json.RawMessage
+}
+
+// ReadValues is Read for objects that need not be ours. Members of lists and arrays
+// count as objects.
+func ReadValues(paths []string, recursive bool, stdin io.Reader) ([]Value, error) {
+	return readAll(paths, recursive, stdin, func(source string, data []byte) ([]Value, error) {
+		return eachDocument(source, data, values)
+	})
+}
+
+func values(source string, value json.RawMessage) (out []Value, err error) {
+	value = bytes.TrimSpace(value)
+	var list struct {
+		Items []json.RawMessage `json:"items"`
+	}
+	if len(value) > 0 && value[0] == '[' {
+		err = json.Unmarshal(value, &list.Items)
+	} else if err = json.Unmarshal(value, &list); err == nil && list.Items == nil {
+		return []Value{{source, value}}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", source, err)
+	}
+	for i, item := range list.Items {
+		found, err := values(fmt.Sprintf("%s, item %d", source, i+1), item)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, found...)
+	}
+	return out, nil
+}
+
+func readAll[T any](paths []string, recursive bool, stdin io.Reader, parse func(string, []byte) ([]T, error)) ([]T, error) {
 	var (
-		objects []Object
+		objects []T
 		errs    []error
 	)
 	for _, path := range paths {
-		found, err := readPath(path, recursive, stdin)
+		found, err := readPath(path, recursive, stdin, parse)
 		objects = append(objects, found...)
 		errs = append(errs, err)
 	}
@@ -74,7 +115,7 @@ func Read(paths []string, recursive bool, stdin io.Reader) ([]Object, error) {
 	return objects, nil
 }
 
-func readPath(path string, recursive bool, stdin io.Reader) ([]Object, error) {
+func readPath[T any](path string, recursive bool, stdin io.Reader, parse func(string, []byte) ([]T, error)) ([]T, error) {
 	if path == "-" {
 		data, err := io.ReadAll(stdin)
 		if err != nil {
@@ -83,7 +124,7 @@ func readPath(path string, recursive bool, stdin io.Reader) ([]Object, error) {
 		return parse("standard input", data)
 	}
 	var (
-		objects []Object
+		objects []T
 		errs    []error
 	)
 	err := filepath.WalkDir(path, func(file string, entry fs.DirEntry, err error) error {
@@ -122,9 +163,15 @@ func isManifest(file string) bool {
 
 // parse returns the objects of one file. source names it in errors.
 func parse(source string, data []byte) ([]Object, error) {
+	return eachDocument(source, data, func(where string, value json.RawMessage) ([]Object, error) {
+		return flatten(where, value, "", "")
+	})
+}
+
+func eachDocument[T any](source string, data []byte, read func(string, json.RawMessage) ([]T, error)) ([]T, error) {
 	docs := split(data)
 	var (
-		objects []Object
+		objects []T
 		errs    []error
 	)
 	for i, doc := range docs {
@@ -137,7 +184,7 @@ func parse(source string, data []byte) ([]Object, error) {
 			errs = append(errs, fmt.Errorf("%s: %w", where, err))
 			continue
 		}
-		found, err := flatten(where, value, "", "")
+		found, err := read(where, value)
 		objects = append(objects, found...)
 		errs = append(errs, err)
 	}

@@ -10,6 +10,7 @@ import (
 type Column struct {
 	Heading string
 	Right   bool // align to the right: numbers
+	Centre  bool // as the tables of 2015
 }
 
 // Bordered writes a table with a frame of + - and |: headings centred, one space
@@ -45,8 +46,12 @@ func Bordered(w io.Writer, columns []Column, rows [][]string) error {
 	rule()
 	for _, row := range rows {
 		line(func(i int) (string, int) {
-			if columns[i].Right {
-				return row[i], widths[i] - utf8.RuneCountInString(row[i])
+			room := widths[i] - utf8.RuneCountInString(row[i])
+			switch {
+			case columns[i].Right:
+				return row[i], room
+			case columns[i].Centre:
+				return row[i], (room + 1 - utf8.RuneCountInString(row[i])%2) / 2
 			}
 			return row[i], 0
 		})
