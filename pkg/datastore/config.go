@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -31,11 +32,22 @@ type Config struct {
 // ConfigFromEnvironment reads the variables that Calico's components read.
 // ETCD_ENDPOINTS, URLs separated by commas, wins over ETCD_AUTHORITY,
 // "host:port", whose scheme is ETCD_SCHEME or follows from the certificates.
+// ETCD_DISCOVERY_SRV is a domain whose DNS says where the members are.
 func ConfigFromEnvironment(lookup func(string) string) (Config, error) {
 	get := func(name string) string { return strings.TrimSpace(lookup(name)) }
 	c := Config{
 		CAFile: get("ETCD_CA_CERT_FILE"), CertFile: get("ETCD_CERT_FILE"), KeyFile: get("ETCD_KEY_FILE"),
 		Username: get("ETCD_USERNAME"), Password: lookup("ETCD_PASSWORD"),
+	}
+	if domain := get("ETCD_DISCOVERY_SRV"); domain != "" {
+		if get("ETCD_ENDPOINTS")+get("ETCD_AUTHORITY") != "" {
+			return c, errors.New("ETCD_DISCOVERY_SRV: not together with ETCD_ENDPOINTS or ETCD_AUTHORITY")
+		}
+		var err error
+		if c.Endpoints, err = discover(domain, net.LookupSRV); err != nil {
+			return c, err
+		}
+		return c, prefixed("ETCD_DISCOVERY_SRV", c.validate())
 	}
 	if list := get("ETCD_ENDPOINTS"); list != "" {
 		for e := range strings.SplitSeq(list, ",") {
@@ -60,6 +72,23 @@ func ConfigFromEnvironment(lookup func(string) string) (Config, error) {
 	}
 	c.Endpoints = []string{DefaultEndpoint}
 	return c, c.validate()
+}
+
+// discover asks DNS for the members of a domain: those with TLS, if there are any.
+func discover(domain string, lookup func(service, proto, name string) (string, []*net.SRV, error)) ([]string, error) {
+	var errs []error
+	for _, kind := range []struct{ service, scheme string }{{"etcd-client-ssl", "https"}, {"etcd-client", "http"}} {
+		_, records, err := lookup(kind.service, "tcp", domain)
+		errs = append(errs, err)
+		var endpoints []string
+		for _, r := range records {
+			endpoints = append(endpoints, fmt.Sprintf("%s://%s", kind.scheme, net.JoinHostPort(strings.TrimSuffix(r.Target, "."), strconv.Itoa(int(r.Port)))))
+		}
+		if endpoints != nil {
+			return endpoints, nil
+		}
+	}
+	return nil, fmt.Errorf("ETCD_DISCOVERY_SRV: no member of %s: %w", domain, errors.Join(errs...))
 }
 
 func prefixed(name string, err error) error {

@@ -26,6 +26,7 @@ type apiConfig struct {
 		EtcdEndpoints  string `json:"etcdEndpoints"`
 		EtcdAuthority  string `json:"etcdAuthority"`
 		EtcdDiscovery  string `json:"etcdDiscoverySrv"`
+		EtcdScheme     string `json:"etcdScheme"`
 		EtcdUsername   string `json:"etcdUsername"`
 		EtcdPassword   string `json:"etcdPassword"`
 		EtcdKeyFile    string `json:"etcdKeyFile"`
@@ -90,6 +91,7 @@ func (a *app) readConfigFile() (map[string]string, error) {
 		"ETCD_ENDPOINTS":     c.Spec.EtcdEndpoints,
 		"ETCD_AUTHORITY":     c.Spec.EtcdAuthority,
 		"ETCD_DISCOVERY_SRV": c.Spec.EtcdDiscovery,
+		"ETCD_SCHEME":        c.Spec.EtcdScheme,
 		"ETCD_USERNAME":      c.Spec.EtcdUsername,
 		"ETCD_PASSWORD":      c.Spec.EtcdPassword,
 		"ETCD_KEY_FILE":      c.Spec.EtcdKeyFile,
