@@ -77,24 +77,37 @@ type listing struct {
 
 // list reads a kind's objects as of a revision; 0: now.
 func (c *Client) list(ctx context.Context, kind, prefix string, revision int64) (listing, error) {
-	l := listing{objects: []api.Resource{}}
+	type one struct {
+		key api.Key
+		r   api.Resource
+		err error
+	}
+	found := newOrdered(func(key api.Key, kv *mvccpb.KeyValue) one {
+		r, err := decode(key, kv)
+		return one{key, r, err}
+	})
+	l := listing{}
 	var err error
 	l.revision, _, err = c.each(ctx, prefix, clientv3.GetPrefixRangeEnd(prefix), revision, false, func(kv *mvccpb.KeyValue) error {
 		key, ok := c.codec.key(string(kv.Key))
 		if !ok || key.Kind != kind {
 			return nil
 		}
-		r, err := decode(key, kv)
-		if err != nil {
-			c.log.Warn("object left out: what is stored cannot be read", "object", key, "error", err)
-			l.unread = append(l.unread, key)
-			return nil
-		}
-		l.objects = append(l.objects, r)
+		found.add(key, kv)
 		return nil
 	})
+	all := found.results()
 	if err != nil {
 		return listing{}, fmt.Errorf("list %s: %w", kind, err)
+	}
+	l.objects = make([]api.Resource, 0, len(all))
+	for _, o := range all {
+		if o.err != nil {
+			c.log.Warn("object left out: what is stored cannot be read", "object", o.key, "error", o.err)
+			l.unread = append(l.unread, o.key)
+			continue
+		}
+		l.objects = append(l.objects, o.r)
 	}
 	return l, nil
 }

@@ -168,6 +168,7 @@ func (w *Watcher) read(ctx context.Context) (*snapshot, error) {
 	trust := w.revision > 0 && !w.distrust
 	w.mu.Unlock()
 	s := &snapshot{revisions: make(map[api.Key]int64, len(w.known))}
+	found := newOrdered(find)
 	var err error
 	s.revision, s.cluster, err = w.client.each(ctx, watchBegin, watchEnd, 0, false, func(kv *mvccpb.KeyValue) error {
 		key, ok := w.client.codec.key(string(kv.Key))
@@ -181,9 +182,10 @@ func (w *Watcher) read(ctx context.Context) (*snapshot, error) {
 		case trust && kv.ModRevision <= w.revision: // would be known
 			return errReplaced
 		}
-		s.findings = append(s.findings, find(key, kv))
+		found.add(key, kv)
 		return nil
 	})
+	s.findings = found.results()
 	if err == nil && trust && (s.revision < w.revision || s.cluster != w.cluster) {
 		err = errReplaced
 	}
