@@ -211,6 +211,10 @@ func del(cmd *skel.CmdArgs) error {
 		return err
 	}
 	defer s.close()
+	// The interface goes in any case: the container does.
+	if err := a.unplug(); err != nil {
+		return err
+	}
 	if err := s.readyWithin(commandTime); err != nil {
 		return err
 	}

@@ -191,7 +191,7 @@ func TestIPAM(t *testing.T) {
 	w.leaves()
 }
 
-// While somebody has locked the datastore nothing is changed.
+// While somebody has locked the datastore nothing in it is changed.
 func TestLockedDatastore(t *testing.T) {
 	w := newWorld(t)
 	c := testbed.NewNamespace(t, "c")
@@ -211,7 +211,7 @@ func TestLockedDatastore(t *testing.T) {
 	lock(false)
 	w.refused(call{command: "ADD", id: "c2", netns: testbed.NewNamespace(t, "c2").Path()}, 11, "locked")
 	w.refused(call{command: "DEL", id: "c", netns: c.Path()}, 11, "locked")
-	w.leaves("link net1/c/eth0", "endpoint default/node--1-cni-c-eth0", "handle net1.c 2")
+	w.leaves("endpoint default/node--1-cni-c-eth0", "handle net1.c 2")
 	lock(true)
 	w.must(call{command: "DEL", id: "c", netns: c.Path()})
 	w.leaves()
