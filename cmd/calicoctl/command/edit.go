@@ -71,7 +71,8 @@ func (a *app) edit(ctx context.Context, key api.Key) (err error) {
 		if !keep {
 			os.Remove(file.Name())
 		} else if err != nil {
-			err = fmt.Errorf("%w\nWhat you wrote is in %s.", err, file.Name()) //nolint:staticcheck // a sentence to the user
+			//lint:ignore ST1005 a sentence to the user
+			err = fmt.Errorf("%w\nWhat you wrote is in %s.", err, file.Name())
 		}
 	}()
 

@@ -78,7 +78,8 @@ func (s store) profile(ctx context.Context, name string) (*api.Profile, error) {
 		return builtIn(profileKey(name)).(*api.Profile), nil
 	}
 	if notFound(err) {
-		return nil, fmt.Errorf("Profile %s not found.", name) //nolint:staticcheck // as it was said then
+		//lint:ignore ST1005 as it was said then
+		return nil, fmt.Errorf("Profile %s not found.", name)
 	}
 	if err != nil {
 		return nil, err
@@ -198,7 +199,8 @@ func (a *app) addTag(ctx context.Context, s store, args []string) error {
 func (a *app) removeTag(ctx context.Context, s store, args []string) error {
 	err := s.changeProfile(ctx, args[0], func(p *api.Profile) error {
 		if v, ok := p.Spec.LabelsToApply[args[1]]; !ok || v != "" {
-			return fmt.Errorf("Tag %s is not on profile %s.", args[1], args[0]) //nolint:staticcheck // as it was said then
+			//lint:ignore ST1005 as it was said then
+			return fmt.Errorf("Tag %s is not on profile %s.", args[1], args[0])
 		}
 		delete(p.Spec.LabelsToApply, args[1])
 		return nil
@@ -349,7 +351,8 @@ func (a *app) removeRule(ctx context.Context, s store, args []string, at int) er
 				return err
 			}
 			if place = slices.IndexFunc(have, func(r v1.Rule) bool { return r.String() == rule.String() }); place < 0 {
-				return errors.New("Rule not found.") //nolint:staticcheck // as it was said then
+				//lint:ignore ST1005 as it was said then
+				return errors.New("Rule not found.")
 			}
 		}
 		if outside = place < 0 || place >= len(*rules); !outside {

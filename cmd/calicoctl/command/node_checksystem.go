@@ -93,7 +93,8 @@ func (c *systemCheck) run() error {
 		c.forwarding(family.name, c.path(family.file))
 	}
 	if c.failed {
-		return errors.New("System doesn't meet one or more minimum systems requirements to run Calico") //nolint:staticcheck // Calico's own words
+		//lint:ignore ST1005 Calico's own words
+		return errors.New("System doesn't meet one or more minimum systems requirements to run Calico")
 	}
 	return c.say("System meets minimum system requirements to run Calico!")
 }

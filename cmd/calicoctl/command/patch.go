@@ -95,7 +95,8 @@ func (a *app) patch(cmd *cobra.Command, kindName, name string, o patchOptions) e
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("Failed to patch '%s' resource: %w", kind.Name, err) //nolint:staticcheck // Calico's own words
+		//lint:ignore ST1005 Calico's own words
+		return fmt.Errorf("Failed to patch '%s' resource: %w", kind.Name, err)
 	}
 	if o.dry {
 		_, err = fmt.Fprintf(a.Out, "Dry run: 1 '%s' resource would be patched; nothing was written\n", kind.Name)

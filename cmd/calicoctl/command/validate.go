@@ -34,7 +34,8 @@ resources against those of the cluster.`,
 				if kind := singleKind(objects); kind != "" {
 					what = fmt.Sprintf("'%s' resource(s)", kind)
 				}
-				return fmt.Errorf("Failed to validate %d of %d %s:\n%w", len(objects)-len(items), len(objects), what, err) //nolint:staticcheck // a sentence to the user
+				//lint:ignore ST1005 a sentence to the user
+				return fmt.Errorf("Failed to validate %d of %d %s:\n%w", len(objects)-len(items), len(objects), what, err)
 			}
 			r := report{app: a, participle: "validated", objects: objects, done: len(items)}
 			return r.end()
