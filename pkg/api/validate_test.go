@@ -117,6 +117,7 @@ func TestValidateRefuses(t *testing.T) {
 		{"HostEndpoint", "h", "{node: n, interfaceName: eth0, ports: [{name: SSH, protocol: TCP, port: 22}]}", `spec.ports[0].name: "SSH"`},
 		{"WorkloadEndpoint", "x", wep + "}", `metadata.name: "x": the spec makes it "a-cni-w-e"`},
 		{"WorkloadEndpoint", "", "{orchestrator: k8s, node: a, endpoint: e, interfaceName: cali1}", "spec.pod: missing"},
+		{"WorkloadEndpoint", "", "{orchestrator: cni, node: a, endpoint: e, interfaceName: cali1}", "spec.containerID: missing"},
 		{"WorkloadEndpoint", "", wep + "ipNetworks: [10.0.0.0/24]}", "expected one address"},
 		{"WorkloadEndpoint", "", wep + "mac: x}", "expected a MAC address"},
 		{"WorkloadEndpoint", "", "{node: a, orchestrator: cni, workload: w, endpoint: e}", "spec.interfaceName"},
@@ -213,6 +214,8 @@ func TestValidateAccepts(t *testing.T) {
 		{"HostEndpoint", "h", "{node: n, interfaceName: '*'}"},
 		{"HostEndpoint", "h", "{node: n, expectedIPs: ['fd00::1', 10.0.0.1]}"},
 		{"WorkloadEndpoint", "", wep + "ipNetworks: [10.0.0.1, 'fd00::1/128']}"},
+		{"WorkloadEndpoint", "a-cni-c-e", "{orchestrator: cni, node: a, containerID: c, endpoint: e, interfaceName: cali1}"}, // as Calico's plugin writes it
+		{"WorkloadEndpoint", "a-libnetwork-libnetwork-e", "{orchestrator: libnetwork, node: a, endpoint: e, interfaceName: cali1}"},
 		{"BGPPeer", "p", "{peerSelector: 'all()'}"},
 		{"BGPPeer", "p", "{peerIP: 'fd00::1', asNumber: 4294967295, reachableBy: 'fd00::2'}"},
 		{"BGPConfiguration", "node.a", "{logSeverityScreen: Debug}"},

@@ -21,7 +21,7 @@ type WorkloadEndpoint struct {
 }
 
 // WorkloadEndpointSpec describes the interface. The orchestrator "k8s" names a
-// workload by Pod, all others by Workload.
+// workload by Pod, "cni" by ContainerID, all others by Workload.
 type WorkloadEndpointSpec struct {
 	Orchestrator       string `json:"orchestrator,omitempty"`
 	Workload           string `json:"workload,omitempty"`
@@ -129,8 +129,9 @@ func parseSingle(s string) (netip.Addr, error) {
 }
 
 // WorkloadEndpointName returns the name that a WorkloadEndpoint must have:
-// node, orchestrator, workload (the pod for "k8s") and endpoint joined by '-',
-// with the '-' inside each part doubled.
+// node, orchestrator, workload (the pod for "k8s", the container's ID for "cni",
+// "libnetwork" for that) and endpoint joined by '-', with the '-' inside each part
+// doubled.
 func WorkloadEndpointName(node, orchestrator, workload, endpoint string) string {
 	parts := []string{node, orchestrator, workload, endpoint}
 	for i, p := range parts {
@@ -142,8 +143,13 @@ func WorkloadEndpointName(node, orchestrator, workload, endpoint string) string 
 // name returns the name that w's spec makes, or which part is missing.
 func (w *WorkloadEndpoint) name() (name string, missing []string) {
 	workload, field := w.Spec.Workload, "spec.workload"
-	if w.Spec.Orchestrator == v3.OrchestratorKubernetes {
+	switch w.Spec.Orchestrator {
+	case v3.OrchestratorKubernetes:
 		workload, field = w.Spec.Pod, "spec.pod"
+	case v3.OrchestratorCNI: // Calico's plugin sets no workload
+		workload, field = orElse(w.Spec.ContainerID, workload), "spec.containerID"
+	case "libnetwork":
+		workload = w.Spec.Orchestrator
 	}
 	for _, p := range []struct{ field, value string }{
 		{"spec.node", w.Spec.Node}, {"spec.orchestrator", w.Spec.Orchestrator},
