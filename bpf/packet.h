@@ -235,7 +235,7 @@ static __always_inline int packet_quoted(struct packet *p, void *inner, void *en
 	if (p->ipv6) {
 		struct ipv6hdr *ip6 = inner;
 
-		if (inner + sizeof(*ip6) > end)
+		if (inner + sizeof(*ip6) > end || ip6->version != 6)
 			return -1;
 		src_hi = ADDRESS_HI(&ip6->saddr);
 		src_lo = ADDRESS_LO(&ip6->saddr);
@@ -256,7 +256,7 @@ static __always_inline int packet_quoted(struct packet *p, void *inner, void *en
 	} else {
 		struct iphdr *ip = inner;
 
-		if (inner + sizeof(*ip) > end || ip->ihl != 5 || ip->frag_off & bpf_htons(IP_OFFSET_MASK))
+		if (inner + sizeof(*ip) > end || ip->version != 4 || ip->ihl != 5 || ip->frag_off & bpf_htons(IP_OFFSET_MASK))
 			return -1;
 		src_hi = dst_hi = 0;
 		src_lo = address_lo4(ip->saddr);
@@ -504,17 +504,19 @@ static __always_inline enum parsed packet_extensions(struct __sk_buff *skb, stru
 	if (p->part <= PART_FIRST) {
 		if (is_extension(protocol) || protocol == IPPROTO_AH)
 			return PARSED_EXTENSION;
+		if (offset > skb->len)
+			return PARSED_MALFORMED;
 		if (protocol == IPPROTO_TCP)
 			bytes = 14;
 		else if (protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE || protocol == IPPROTO_SCTP ||
-			 protocol == IPPROTO_ICMPV6)
+			 protocol == IPPROTO_ICMPV6 || protocol == IPPROTO_ICMP)
 			bytes = 8;
 		/* The length as a constant, each time: the verifier wants it. */
 		if (bytes == 14 && bpf_skb_load_bytes(skb, offset, words, 14))
 			return PARSED_MALFORMED;
 		if (bytes == 8 && bpf_skb_load_bytes(skb, offset, words, 8))
 			return PARSED_MALFORMED;
-		if (protocol == IPPROTO_ICMPV6) {
+		if (protocol == IPPROTO_ICMPV6 || protocol == IPPROTO_ICMP) {
 			__u8 type = bpf_ntohs(words[0]) >> 8;
 
 			if (icmp_is_error(protocol, type) ||

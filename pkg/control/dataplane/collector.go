@@ -1,6 +1,8 @@
 package dataplane
 
 import (
+	"strconv"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"calico-xdp/pkg/control/reconcile"
@@ -13,6 +15,7 @@ var (
 	maxDesc     = prometheus.NewDesc("calico_xdp_flows_limit", "How many flows the table holds at most.", nil, nil)
 	driftDesc   = prometheus.NewDesc("calico_xdp_drift_total", "Table entries that someone else had added, removed or changed.", []string{"table"}, nil)
 	lostDesc    = prometheus.NewDesc("calico_xdp_events_lost_total", "Events that came faster than they could be told.", nil, nil)
+	noXDPDesc   = prometheus.NewDesc("calico_xdp_xdp_refused", "1 for an interface that should have the XDP program and takes none: another one is there, or its driver refuses.", []string{"ifindex"}, nil)
 	sweptDesc   = prometheus.NewDesc("calico_xdp_flows_expired_total", "Flows removed because they were silent for too long.", nil, nil)
 )
 
@@ -42,6 +45,11 @@ func (d *Dataplane) Collect(out chan<- prometheus.Metric) {
 	} else {
 		out <- prometheus.MustNewConstMetric(lostDesc, prometheus.CounterValue, float64(lost))
 	}
+	d.refusing.Lock()
+	for a := range d.refused {
+		out <- prometheus.MustNewConstMetric(noXDPDesc, prometheus.GaugeValue, 1, strconv.Itoa(a.Ifindex))
+	}
+	d.refusing.Unlock()
 	kept, removed := d.sweep.result()
 	out <- prometheus.MustNewConstMetric(flowsDesc, prometheus.GaugeValue, float64(kept))
 	out <- prometheus.MustNewConstMetric(maxDesc, prometheus.GaugeValue, float64(d.kernel.Flows.Capacity()))

@@ -59,6 +59,7 @@ type Dataplane struct {
 	attached   map[loader.Attachment]bool         // tried, and done
 	listed     bool                               // attached has what former processes have left, too
 	refused    map[loader.Attachment]string       // why XDP is not where it should be, as logged
+	refusing   sync.Mutex                         // guards refused
 	uplinks    map[int]desired.Link               // of the last round
 	loaded     bool
 	growth     *growth

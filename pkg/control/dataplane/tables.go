@@ -155,13 +155,15 @@ func (d *Dataplane) attach(w *desired.Dataplane, failing desired.EndpointErrors)
 // not, because another program is there or the driver refuses, is no error: from_network
 // judges the same packets in the same way, only later. It is tried again after Resync.
 func (d *Dataplane) noteXDP(a loader.Attachment, w *desired.Dataplane, err error) {
+	d.refusing.Lock()
+	defer d.refusing.Unlock()
 	if err == nil {
 		delete(d.refused, a)
 		return
 	}
 	if why := err.Error(); d.refused[a] != why {
 		d.refused[a] = why
-		args := []any{"error", err}
+		args := []any{"interface", a.Ifindex, "error", err}
 		if l, ok := w.Uplinks[a.Ifindex]; ok {
 			args = append(args, "uplink", l.Name)
 		}
@@ -198,7 +200,9 @@ func (d *Dataplane) detach(w *desired.Dataplane) error {
 			continue
 		}
 		delete(d.attached, a)
+		d.refusing.Lock()
 		delete(d.refused, a)
+		d.refusing.Unlock()
 	}
 	return errors.Join(errs...)
 }

@@ -15,6 +15,8 @@ import (
 	"calico-xdp/pkg/loader"
 	"calico-xdp/pkg/policy"
 	"calico-xdp/tools/testbed"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // listed are the programs on an interface of the host, "from_network to_network".
@@ -57,10 +59,13 @@ func TestProgramsFollowHostEndpoints(t *testing.T) {
 		{"on another interface", map[int]api.Key{side0: plain}, tc, tc},
 		{"untracked", map[int]api.Key{side0: untracked, desired.TunnelIndex: untracked}, tc, withXDP},
 		{"untracked on both", map[int]api.Key{side0: untracked, eth0: untracked}, withXDP, withXDP},
+		{"untracked on both, where XDP is off", map[int]api.Key{side0: untracked, eth0: untracked}, tc, tc},
+		{"untracked on both again", map[int]api.Key{side0: untracked, eth0: untracked}, withXDP, withXDP},
 		{"untracked no more", map[int]api.Key{side0: plain, eth0: untracked}, withXDP, tc},
 		{"none again", nil, tc, ""},
 	} {
 		n.state.Dataplane.HostEndpoints = s.endpoints
+		n.state.Dataplane.NoXDP = strings.HasSuffix(s.name, "where XDP is off")
 		n.sync(t)
 		if a, b := n.listed(t, "eth0"), n.listed(t, "side0"); a != s.eth0 || b != s.side0 {
 			t.Errorf("%s: on eth0 %q, on side0 %q", s.name, a, b)
@@ -105,6 +110,9 @@ func TestForeignXDPIsRespected(t *testing.T) {
 	if got := second.listed(t, "eth0"); got != "from_network to_network" {
 		t.Errorf("attached %q", got)
 	}
+	if n := testutil.CollectAndCount(second.Dataplane, "calico_xdp_xdp_refused"); n != 1 {
+		t.Errorf("%d interfaces are said to have no XDP program of ours", n)
+	}
 	if got := first.listed(t, "eth0"); got != "from_network to_network xdp_network" {
 		t.Errorf("the first has %q", got)
 	}
@@ -121,5 +129,8 @@ func TestForeignXDPIsRespected(t *testing.T) {
 	}
 	if got := second.listed(t, "eth0"); got != "from_network to_network xdp_network" {
 		t.Errorf("attached %q when nobody else is there", got)
+	}
+	if n := testutil.CollectAndCount(second.Dataplane, "calico_xdp_xdp_refused"); n != 0 {
+		t.Errorf("%d interfaces are said to have no XDP program of ours", n)
 	}
 }
