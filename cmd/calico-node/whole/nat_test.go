@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"calico-xdp/tools/testbed"
+
+	"golang.org/x/sys/unix"
 )
 
 // mirror is the port where a namespace tells its clients, by TCP and UDP, which address
@@ -32,6 +34,14 @@ func (c *cluster) mirror(n *testbed.Namespace) {
 		l.Close()
 		u.Close()
 	})
+	// It answers from the address that it was asked at. The host's own choice would be its
+	// address in the tunnel.
+	udp := u.(*net.UDPConn)
+	if raw, err := udp.SyscallConn(); err != nil {
+		c.Fatal(err)
+	} else if err := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1) }); err != nil {
+		c.Fatal(err)
+	}
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -43,14 +53,15 @@ func (c *cluster) mirror(n *testbed.Namespace) {
 		}
 	}()
 	go func() {
-		buf := make([]byte, 16)
+		buf, control := make([]byte, 16), make([]byte, 128)
 		for {
-			_, from, err := u.ReadFrom(buf)
+			_, n, _, from, err := udp.ReadMsgUDPAddrPort(buf, control)
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			if err == nil {
-				u.WriteTo([]byte(from.String()), from)
+			if err == nil && n >= 36 {
+				clear(control[32:36]) // through whatever interface: struct in6_pktinfo behind its header
+				udp.WriteMsgUDPAddrPort([]byte(from.String()), control[:n], from)
 			}
 		}
 	}()
