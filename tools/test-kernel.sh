@@ -89,7 +89,7 @@ chmod +x "$root/init"
 minutes=${MINUTES:-20}
 # Without RUN: what depends on the kernel, and does not take an emulator too long.
 run='Verifier|TestSweepRuns|WithLinux|LocalPackets|PacketsTo|PacketsFrom|PacketsThat|WorkloadPackets|ICMPErrors'
-run="$run|TestFlows|TestAnswers|TestClosedFlows|TestFragments|ReachEachOther|TestPathMTU|TestDetachLeaves"
+run="$run|TestFlows|TestAnswers|TestClosedFlows|TestFragments|ReachEachOther|TestDetachLeaves"
 cat >"$root/arguments" <<ARGUMENTS
 TESTS='$tests'
 RUN='${RUN-$run}'
