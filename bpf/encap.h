@@ -42,6 +42,17 @@ static __always_inline void ipv4_checksum(struct iphdr *ip)
 	ip->check = ~sum;
 }
 
+/* What tells the fragments of an outer packet from those of others between the same nodes:
+ * none comes back within 65,536 of this CPU's packets, and flows differ in the order.
+ */
+static __always_inline __be16 outer_id(const struct next_hop *hop)
+{
+	__u32 zero = 0;
+	struct judging *j = bpf_map_lookup_elem(&scratch, &zero);
+
+	return j ? ++j->outer * 0x9e37 + hop->source_port : 0;
+}
+
 /* tos is the inner packet's: DSCP and ECN are copied out (RFC 6040, normal mode). */
 static __always_inline void ipv4_outer(struct iphdr *ip, const struct settings *now, const struct next_hop *hop,
 				       __u8 protocol, __u16 length, __u8 tos, __be16 dont_fragment)
@@ -50,7 +61,7 @@ static __always_inline void ipv4_outer(struct iphdr *ip, const struct settings *
 	ip->ihl = 5;
 	ip->tos = tos;
 	ip->tot_len = bpf_htons(length);
-	ip->id = dont_fragment ? 0 : (__be16)bpf_get_prandom_u32();
+	ip->id = dont_fragment ? 0 : outer_id(hop);
 	ip->frag_off = dont_fragment;
 	ip->ttl = ENCAP_TTL;
 	ip->protocol = protocol;

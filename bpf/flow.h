@@ -28,22 +28,6 @@ __noinline __u32 endpoint_ifindex(__u32 slot)
 	return at ? at->ifindex : 0;
 }
 
-static __always_inline __u32 workload_slot(const struct address *addr)
-{
-	__u32 *slot = bpf_map_lookup_elem(&workloads, addr);
-
-	return slot ? *slot : 0;
-}
-
-/* The same for an address that a function which is not inlined was given: see address_copy. */
-static __always_inline __u32 workload_slot_of(const struct address *addr)
-{
-	struct address key;
-
-	address_copy(&key, addr);
-	return workload_slot(&key);
-}
-
 /* An established flow; 0 if it is not in the table that is in use. */
 static __always_inline struct flow *flow_find(const struct flow_key *key)
 {
@@ -123,6 +107,11 @@ static __always_inline void flow_deny(struct flow *flow, enum reason reason)
 	flow->denied_by = reason;
 }
 
+static __always_inline int flow_denied_by_policy(const struct flow *flow)
+{
+	return flow->state & FLOW_DENIED && flow->denied_by >= DROP_EGRESS_POLICY && flow->denied_by <= DROP_HOST_POLICY;
+}
+
 /* Asks what staged policies would have said; nothing but a note comes of it. which is 0
  * for egress, 1 for ingress.
  */
@@ -160,6 +149,7 @@ static __always_inline void judge_transit(struct judging *j, const struct flow_k
 __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct judging *j, enum hook hook)
 {
 	__u8 opener, kind = 0;
+	int near, far;
 	__u32 zero = 0, action, tracked, former;
 	const struct address *source, *destination;
 	struct endpoint *from, *to;
@@ -177,13 +167,10 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 	source = opener ? &p->key.b : &p->key.a;
 	destination = opener ? &p->key.a : &p->key.b;
 	former = flow->slots[END(opener)];
-	if (j->to && p->sender == opener) {
-		flow->slots[END(opener)] = workload_slot_of(source);
-		flow->slots[OTHER_END(opener)] = j->to;
-	} else {
-		flow->slots[END(opener)] = j->to ? j->to : workload_slot_of(source);
-		flow->slots[OTHER_END(opener)] = workload_slot_of(destination);
-	}
+	near = j->to && p->sender != opener ? PLACE_WORKLOAD + j->to : place_at(source);
+	far = j->to && p->sender == opener ? PLACE_WORKLOAD + j->to : place_at(destination);
+	flow->slots[END(opener)] = place_slot(near);
+	flow->slots[OTHER_END(opener)] = place_slot(far);
 	if (!flow->slots[END(opener)] && (former || (hook == HOOK_FROM_WORKLOAD && p->sender == opener)))
 		flow->slots[END(opener)] = source_slot(former ? endpoint_ifindex(former) : skb->ifindex, source);
 	from = endpoint_at(flow->slots[END(opener)]);
@@ -196,11 +183,15 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 	flow->generations[END(opener)] = *(volatile __u32 *)&from->generation;
 	flow->generations[OTHER_END(opener)] = *(volatile __u32 *)&to->generation;
 
-	if (!flow->slots[0] == !flow->slots[1])
+	if (!flow->slots[0] == !flow->slots[1]) {
 		__builtin_memset(&flow->next_hop, 0, sizeof(flow->next_hop));
-	else
+	} else if ((flow->slots[END(opener)] ? far : near) == PLACE_ELSEWHERE) {
+		__builtin_memset(&flow->next_hop, 0, sizeof(flow->next_hop));
+		flow->next_hop.forward = FORWARD_STACK;
+	} else {
 		kind = route_resolve(skb, flow->slots[END(opener)] ? destination : source, &flow->next_hop);
-	flow->next_hop.source_port = encap_source_port(&p->key);
+		flow->next_hop.source_port = encap_source_port(&p->key);
+	}
 	if (flow->next_hop.forward >= FORWARD_NODE && !flow->next_hop.ifindex) {
 		flow_deny(flow, DROP_NO_NEXT_HOP);
 		return 0;
@@ -463,15 +454,10 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, enum hoo
 	if ((!known && !waiting) || flow_reopens(flow, p)) {
 		if (p->icmp_error)
 			return DROP_NO_FLOW;
-		if (hook == HOOK_FROM_NETWORK) {
-			reason = source_check(skb, p, j->to ? 0 : SOURCE_HOST);
-			if (reason)
-				return reason;
-		}
 		flow_start(flow, p);
 		fresh = 1;
 		if (flow->state & FLOW_ANSWER && p->key.protocol == IPPROTO_TCP &&
-		    ((hook == HOOK_FROM_NETWORK && j->via && !workload_slot_of(p->sender ? &p->key.a : &p->key.b)) ||
+		    ((hook == HOOK_FROM_NETWORK && j->via && !workload_slot(p->sender ? &p->key.a : &p->key.b)) ||
 		     (hook == HOOK_TO_NETWORK && !skb->ingress_ifindex)) &&
 		    host_answers(skb, &p->key, p->sender,
 				 hook == HOOK_FROM_NETWORK ? DIRECTION_INGRESS : DIRECTION_EGRESS))
@@ -482,9 +468,13 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, enum hoo
 		flow_passes(skb, j, p, hook);
 		flow_judge(skb, p, j, hook);
 		reason = flow_check_source(skb, flow, p, hook);
+		/* What policy denies need not be asked where it comes from, which costs as much. */
+		if (!reason && fresh && hook == HOOK_FROM_NETWORK && !flow_denied_by_policy(flow))
+			reason = source_check(skb, p, j->to ? 0 : SOURCE_HOST);
 		if (reason)
 			return reason;
-		flow_report(skb, p, j, hook);
+		if (j->logs || j->staged[0] || j->staged[1] || events_wanted())
+			flow_report(skb, p, j, hook);
 		/* What was never allowed is not remembered; what was, has to stay cut. */
 		if (fresh && flow->state & FLOW_DENIED) {
 			if (known)

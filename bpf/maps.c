@@ -17,8 +17,9 @@ const volatile enum direction direction_names;
 const volatile enum nat_net nat_net_names;
 const volatile enum event_kind event_kind_names;
 const volatile enum flow_tables flow_table_names;
-const volatile enum class_entry class_entry_names;
-const volatile enum class_shape class_shape_names;
+const volatile enum trie_entry trie_entry_names;
+const volatile enum trie_shape trie_shape_names;
+const volatile enum place place_names;
 
 /* So do structs that no map's type names. */
 const volatile struct event event_layout;

@@ -99,6 +99,17 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } routes SEC(".maps");
 
+/* What workloads and routes say of IPv4 addresses: enum place. Asked before them, as
+ * class_nodes is.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct trie_node);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} place_nodes SEC(".maps");
+
 /* Other nodes: the only sources whose encapsulated packets are opened. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -143,13 +154,13 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } net_classes SEC(".maps");
 
-/* The same for IPv4 addresses, asked before both: a trie of four bits a node. What it does
- * not know the other two say, so that it may lack what it has no room for.
+/* The same for IPv4 addresses, asked before both. What it does not know they say, so that it
+ * may lack what it has no room for.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
-	__type(value, struct class_node);
+	__type(value, struct trie_node);
 	__uint(max_entries, 16384);
 	__uint(map_flags, BPF_F_MMAPABLE);
 } class_nodes SEC(".maps");
@@ -227,6 +238,8 @@ struct judging {
 	__u32 to;		/* slot of the packet's destination where that is known already; 0: not */
 	__u32 absent;		/* the flow is not in the table in use */
 	__u32 fresh;		/* the packet is the first of its flow */
+	__u32 outer;		/* outer IPv4 headers so far that have an identification */
+	__u32 pad;
 	struct next_hop away;	/* to_network: where its packet goes */
 };
 

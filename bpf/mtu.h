@@ -40,6 +40,8 @@ static __always_inline __u32 mtu_exceeded(struct __sk_buff *skb, const struct pa
 	if (!hop->mtu)
 		return 0;
 	room = hop->mtu - encap_bytes(hop);
+	if (length <= room)
+		return 0;
 	if (skb->gso_size)
 		length = skb->gso_size + (p->ipv6 ? 40 : 20) + 20 + 12;
 	return length > room ? room : 0;

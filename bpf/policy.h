@@ -25,6 +25,7 @@
 
 #include "maps.h"
 #include "packet.h"
+#include "trie.h"
 
 #define MAX_RULES 65536
 #define BLOCK_RULES 4096 /* that one word of non-zero words stands for */
@@ -37,27 +38,6 @@ struct classes {
 	__u16 destination_port;
 };
 
-#define CLASS_DEPTH 5 /* nodes from the root to the last four bits of an IPv4 address */
-
-/* The class of an IPv4 address, -1 if class_nodes does not know it. */
-static __always_inline int ipv4_class(__be32 ipv4)
-{
-	__u32 addr = bpf_ntohl(ipv4), index = addr >> 20, entry = 0;
-	struct class_node *node;
-
-#pragma clang loop unroll(disable)
-	for (int depth = 0; depth < CLASS_DEPTH; depth++) {
-		node = bpf_map_lookup_elem(&class_nodes, &index);
-		if (!node)
-			return -1;
-		entry = node->entry[addr >> (16 - 4 * depth) & (CLASS_WAYS - 1)];
-		if (!(entry & CLASS_CHILD))
-			break;
-		index = entry & ~CLASS_CHILD;
-	}
-	return (int)entry - CLASS_KNOWN;
-}
-
 __noinline int peer_class(const struct address *addr)
 {
 	struct {
@@ -69,7 +49,7 @@ __noinline int peer_class(const struct address *addr)
 	if (!addr)
 		return 0;
 	if (address_is_ipv4(addr)) {
-		int known = ipv4_class(address_ipv4(addr));
+		int known = trie_find(&class_nodes, address_ipv4(addr));
 
 		if (known >= 0)
 			return known;

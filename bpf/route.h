@@ -7,6 +7,7 @@
 
 #include "maps.h"
 #include "packet.h"
+#include "trie.h"
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -18,6 +19,8 @@ static __always_inline struct route *route_lookup(const struct address *addr)
 		__u32 words[4];
 	} prefix = { .prefix_length = 128 };
 
+	if (place_of(addr) == PLACE_ELSEWHERE)
+		return 0;
 	__builtin_memcpy(prefix.words, addr, sizeof(prefix.words));
 	return bpf_map_lookup_elem(&routes, &prefix);
 }

@@ -10,6 +10,7 @@
 #include "maps.h"
 #include "packet.h"
 #include "route.h"
+#include "trie.h"
 
 /* The slot of the workload behind an interface if it may send from there, else 0. */
 __noinline __u32 source_slot(__u32 ifindex, const struct address *addr)
@@ -101,7 +102,7 @@ __noinline int source_check(struct __sk_buff *skb, const struct packet *p, __u32
 			if (!address_equal(&source, &p->node) &&
 			    !(route && route->kind == ROUTE_WORKLOAD && address_equal(&route->node, &p->node)))
 				return DROP_WRONG_NODE;
-		} else if (bpf_map_lookup_elem(&workloads, &source)) {
+		} else if (workload_slot(&source)) {
 			return DROP_MARTIAN;
 		}
 	}

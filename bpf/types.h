@@ -257,19 +257,28 @@ struct peer {
 	__u8 pad[2];
 };
 
-/* What stands in the entries of a struct class_node; 0: nothing is known here. */
-enum class_entry {
-	CLASS_KNOWN = 1,		/* added to a class */
-	CLASS_CHILD = 1 << 30,		/* added to the index of the node that has the next four bits */
+/* A trie that says a number of each IPv4 address, four bits a node. What stands in the
+ * entries of its nodes; 0: it does not know.
+ */
+enum trie_entry {
+	TRIE_KNOWN = 1,		/* added to the number */
+	TRIE_CHILD = 1 << 30,	/* added to the index of the node that has the next four bits */
 };
 
-enum class_shape {
-	CLASS_WAYS = 16,
-	CLASS_ROOTS = 4096, /* nodes that stand for bits 12 to 15, by the 12 in front of them */
+enum trie_shape {
+	TRIE_WAYS = 16,
+	TRIE_ROOTS = 4096, /* nodes that stand for bits 12 to 15, by the 12 in front of them */
 };
 
-struct class_node {
-	__u32 entry[CLASS_WAYS];
+struct trie_node {
+	__u32 entry[TRIE_WAYS];
+};
+
+/* What is at an address. */
+enum place {
+	PLACE_ELSEWHERE,	/* neither in workloads nor in routes */
+	PLACE_ROUTE,		/* perhaps in routes */
+	PLACE_WORKLOAD,		/* added to a workload's slot */
 };
 
 /* Classes of a (protocol, port), by the index that port_index() computes. */

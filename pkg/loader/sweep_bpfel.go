@@ -36,6 +36,7 @@ const (
 	sweepMapNewFlows         = "new_flows"
 	sweepMapPathMtus         = "path_mtus"
 	sweepMapPeers            = "peers"
+	sweepMapPlaceNodes       = "place_nodes"
 	sweepMapPortClasses      = "port_classes"
 	sweepMapRoutes           = "routes"
 	sweepMapRuleCounters     = "rule_counters"
@@ -128,6 +129,7 @@ type sweepMapSpecs struct {
 	NewFlows       *ebpf.MapSpec `ebpf:"new_flows"`
 	PathMtus       *ebpf.MapSpec `ebpf:"path_mtus"`
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
+	PlaceNodes     *ebpf.MapSpec `ebpf:"place_nodes"`
 	PortClasses    *ebpf.MapSpec `ebpf:"port_classes"`
 	Routes         *ebpf.MapSpec `ebpf:"routes"`
 	RuleCounters   *ebpf.MapSpec `ebpf:"rule_counters"`
@@ -194,6 +196,7 @@ type sweepMaps struct {
 	NewFlows       *ebpf.Map `ebpf:"new_flows"`
 	PathMtus       *ebpf.Map `ebpf:"path_mtus"`
 	Peers          *ebpf.Map `ebpf:"peers"`
+	PlaceNodes     *ebpf.Map `ebpf:"place_nodes"`
 	PortClasses    *ebpf.Map `ebpf:"port_classes"`
 	Routes         *ebpf.Map `ebpf:"routes"`
 	RuleCounters   *ebpf.Map `ebpf:"rule_counters"`
@@ -227,6 +230,7 @@ func (m *sweepMaps) Close() error {
 		m.NewFlows,
 		m.PathMtus,
 		m.Peers,
+		m.PlaceNodes,
 		m.PortClasses,
 		m.Routes,
 		m.RuleCounters,

@@ -36,6 +36,7 @@ const (
 	tcMapNewFlows       = "new_flows"
 	tcMapPathMtus       = "path_mtus"
 	tcMapPeers          = "peers"
+	tcMapPlaceNodes     = "place_nodes"
 	tcMapPortClasses    = "port_classes"
 	tcMapRoutes         = "routes"
 	tcMapRuleCounters   = "rule_counters"
@@ -125,6 +126,7 @@ type tcMapSpecs struct {
 	NewFlows       *ebpf.MapSpec `ebpf:"new_flows"`
 	PathMtus       *ebpf.MapSpec `ebpf:"path_mtus"`
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
+	PlaceNodes     *ebpf.MapSpec `ebpf:"place_nodes"`
 	PortClasses    *ebpf.MapSpec `ebpf:"port_classes"`
 	Routes         *ebpf.MapSpec `ebpf:"routes"`
 	RuleCounters   *ebpf.MapSpec `ebpf:"rule_counters"`
@@ -182,6 +184,7 @@ type tcMaps struct {
 	NewFlows       *ebpf.Map `ebpf:"new_flows"`
 	PathMtus       *ebpf.Map `ebpf:"path_mtus"`
 	Peers          *ebpf.Map `ebpf:"peers"`
+	PlaceNodes     *ebpf.Map `ebpf:"place_nodes"`
 	PortClasses    *ebpf.Map `ebpf:"port_classes"`
 	Routes         *ebpf.Map `ebpf:"routes"`
 	RuleCounters   *ebpf.Map `ebpf:"rule_counters"`
@@ -215,6 +218,7 @@ func (m *tcMaps) Close() error {
 		m.NewFlows,
 		m.PathMtus,
 		m.Peers,
+		m.PlaceNodes,
 		m.PortClasses,
 		m.Routes,
 		m.RuleCounters,

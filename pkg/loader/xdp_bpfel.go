@@ -36,6 +36,7 @@ const (
 	xdpMapNewFlows       = "new_flows"
 	xdpMapPathMtus       = "path_mtus"
 	xdpMapPeers          = "peers"
+	xdpMapPlaceNodes     = "place_nodes"
 	xdpMapPortClasses    = "port_classes"
 	xdpMapRoutes         = "routes"
 	xdpMapRuleCounters   = "rule_counters"
@@ -117,6 +118,7 @@ type xdpMapSpecs struct {
 	NewFlows       *ebpf.MapSpec `ebpf:"new_flows"`
 	PathMtus       *ebpf.MapSpec `ebpf:"path_mtus"`
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
+	PlaceNodes     *ebpf.MapSpec `ebpf:"place_nodes"`
 	PortClasses    *ebpf.MapSpec `ebpf:"port_classes"`
 	Routes         *ebpf.MapSpec `ebpf:"routes"`
 	RuleCounters   *ebpf.MapSpec `ebpf:"rule_counters"`
@@ -174,6 +176,7 @@ type xdpMaps struct {
 	NewFlows       *ebpf.Map `ebpf:"new_flows"`
 	PathMtus       *ebpf.Map `ebpf:"path_mtus"`
 	Peers          *ebpf.Map `ebpf:"peers"`
+	PlaceNodes     *ebpf.Map `ebpf:"place_nodes"`
 	PortClasses    *ebpf.Map `ebpf:"port_classes"`
 	Routes         *ebpf.Map `ebpf:"routes"`
 	RuleCounters   *ebpf.Map `ebpf:"rule_counters"`
@@ -207,6 +210,7 @@ func (m *xdpMaps) Close() error {
 		m.NewFlows,
 		m.PathMtus,
 		m.Peers,
+		m.PlaceNodes,
 		m.PortClasses,
 		m.Routes,
 		m.RuleCounters,

@@ -11,7 +11,7 @@ import (
 
 // growable are the tables whose size is not part of the layout.
 var growable = []string{
-	bpfMapEndpoints, bpfMapWorkloads, bpfMapRoutes, bpfMapPeers, bpfMapHostClasses, bpfMapNetClasses, bpfMapClassNodes,
+	bpfMapEndpoints, bpfMapWorkloads, bpfMapRoutes, bpfMapPeers, bpfMapHostClasses, bpfMapNetClasses, bpfMapClassNodes, bpfMapPlaceNodes,
 	bpfMapRulesetWords, bpfMapHostEndpoints, bpfMapFailsafe, bpfMapAllowedSources, bpfMapNatNets, bpfMapRuleNames, bpfMapRuleCounters, bpfMapFlows,
 }
 

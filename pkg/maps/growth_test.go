@@ -57,6 +57,28 @@ func prefix(i int) Prefix {
 	return NewPrefix(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 12), byte(i >> 4), byte(i << 4)}), 28))
 }
 
+// nodes are those of a trie.
+func nodes(of func(*Maps) *TrieNodes) filled {
+	return filled{
+		func(m *Maps, i int) error {
+			if err := of(m).Reserve(i + 1); err != nil {
+				return err
+			}
+			return of(m).Put(i, i%TrieWays, uint32(i+1))
+		},
+		func(m *Maps) (map[string]string, error) {
+			all, err := of(m).Read(0, of(m).Len())
+			out := make(map[string]string)
+			for i, n := range all {
+				if n != (TrieNode{}) {
+					out[fmt.Sprint(i)] = fmt.Sprint(n)
+				}
+			}
+			return out, err
+		},
+	}
+}
+
 var tables = map[string]filled{
 	bpfMapEndpoints: {
 		func(m *Maps, i int) error { return m.Endpoints.Put(uint32(i), Endpoint{Ifindex: uint32(i + 1)}) },
@@ -86,24 +108,8 @@ var tables = map[string]filled{
 		func(m *Maps, i int) error { return m.NetClasses.Put(prefix(i), uint32(i)) },
 		text(func(m *Maps) Table[Prefix, uint32] { return m.NetClasses }),
 	},
-	bpfMapClassNodes: {
-		func(m *Maps, i int) error {
-			if err := m.ClassNodes.Reserve(i + 1); err != nil {
-				return err
-			}
-			return m.ClassNodes.Put(i, i%16, uint32(i+1))
-		},
-		func(m *Maps) (map[string]string, error) {
-			nodes, err := m.ClassNodes.Read(0, m.ClassNodes.Len())
-			out := make(map[string]string)
-			for i, n := range nodes {
-				if n != (ClassNode{}) {
-					out[fmt.Sprint(i)] = fmt.Sprint(n)
-				}
-			}
-			return out, err
-		},
-	},
+	bpfMapClassNodes: nodes(func(m *Maps) *TrieNodes { return m.ClassNodes }),
+	bpfMapPlaceNodes: nodes(func(m *Maps) *TrieNodes { return m.PlaceNodes }),
 	bpfMapHostEndpoints: {
 		func(m *Maps, i int) error { return m.HostEndpoints.Put(uint32(i), HostEndpoint{Egress: uint32(i)}) },
 		text(func(m *Maps) Table[uint32, HostEndpoint] { return m.HostEndpoints }),

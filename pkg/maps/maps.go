@@ -82,6 +82,10 @@ const (
 	ToHostReturn = bpfToHostTO_HOST_RETURN
 	ToHostAccept = bpfToHostTO_HOST_ACCEPT
 
+	PlaceElsewhere = bpfPlacePLACE_ELSEWHERE
+	PlaceRoute     = bpfPlacePLACE_ROUTE
+	PlaceWorkload  = bpfPlacePLACE_WORKLOAD
+
 	RuleDeny     = bpfRuleActionRULE_DENY
 	RuleAllow    = bpfRuleActionRULE_ALLOW
 	RulePass     = bpfRuleActionRULE_PASS
@@ -120,12 +124,14 @@ type Maps struct {
 	Peers       Table[Address, Peer]
 	HostClasses Table[Address, uint32]
 	NetClasses  Table[Prefix, uint32]
-	ClassNodes  *ClassNodes
-	NATNets     Table[Prefix, uint32]
-	Settings    Table[uint32, Settings]
-	Flows       Table[FlowKey, Flow]
-	NewFlows    Table[FlowKey, Flow]
-	Fragments   Table[FragmentKey, Fragment]
+	// ClassNodes say again what HostClasses and NetClasses say of IPv4, PlaceNodes what
+	// Workloads and Routes do.
+	ClassNodes, PlaceNodes *TrieNodes
+	NATNets                Table[Prefix, uint32]
+	Settings               Table[uint32, Settings]
+	Flows                  Table[FlowKey, Flow]
+	NewFlows               Table[FlowKey, Flow]
+	Fragments              Table[FragmentKey, Fragment]
 	// HostEndpoints is by ifindex; see struct host_endpoint for 0.
 	HostEndpoints Table[uint32, HostEndpoint]
 	Failsafe      Table[FailsafeKey, uint32]
@@ -220,7 +226,10 @@ func OpenWith(dir string, o Options) (*Maps, error) {
 		m.Words, err = newWords(m.all[bpfMapRulesetWords])
 	}
 	if err == nil {
-		m.ClassNodes, err = newClassNodes(m.all[bpfMapClassNodes])
+		m.ClassNodes, err = newTrieNodes(m.all[bpfMapClassNodes])
+	}
+	if err == nil {
+		m.PlaceNodes, err = newTrieNodes(m.all[bpfMapPlaceNodes])
 	}
 	if err != nil {
 		m.Close()

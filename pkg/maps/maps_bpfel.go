@@ -18,25 +18,6 @@ type bpfAddress struct {
 	Bytes [16]uint8
 }
 
-type bpfClassEntry uint32
-
-const (
-	bpfClassEntryCLASS_KNOWN bpfClassEntry = 1
-	bpfClassEntryCLASS_CHILD bpfClassEntry = 1073741824
-)
-
-type bpfClassNode struct {
-	_     structs.HostLayout
-	Entry [16]uint32
-}
-
-type bpfClassShape uint32
-
-const (
-	bpfClassShapeCLASS_WAYS  bpfClassShape = 16
-	bpfClassShapeCLASS_ROOTS bpfClassShape = 4096
-)
-
 type bpfCounter struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -255,6 +236,8 @@ type bpfJudging struct {
 	To          uint32
 	Absent      uint32
 	Fresh       uint32
+	Outer       uint32
+	Pad         uint32
 	Away        bpfNextHop
 }
 
@@ -288,6 +271,14 @@ type bpfPeer struct {
 	Mac [6]uint8
 	Pad [2]uint8
 }
+
+type bpfPlace uint32
+
+const (
+	bpfPlacePLACE_ELSEWHERE bpfPlace = 0
+	bpfPlacePLACE_ROUTE     bpfPlace = 1
+	bpfPlacePLACE_WORKLOAD  bpfPlace = 2
+)
 
 type bpfPortClass struct {
 	_           structs.HostLayout
@@ -427,6 +418,25 @@ const (
 	bpfToHostTO_HOST_ACCEPT bpfToHost = 2
 )
 
+type bpfTrieEntry uint32
+
+const (
+	bpfTrieEntryTRIE_KNOWN bpfTrieEntry = 1
+	bpfTrieEntryTRIE_CHILD bpfTrieEntry = 1073741824
+)
+
+type bpfTrieNode struct {
+	_     structs.HostLayout
+	Entry [16]uint32
+}
+
+type bpfTrieShape uint32
+
+const (
+	bpfTrieShapeTRIE_WAYS  bpfTrieShape = 16
+	bpfTrieShapeTRIE_ROOTS bpfTrieShape = 4096
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -451,6 +461,7 @@ const (
 	bpfMapNewFlows          = "new_flows"
 	bpfMapPathMtus          = "path_mtus"
 	bpfMapPeers             = "peers"
+	bpfMapPlaceNodes        = "place_nodes"
 	bpfMapPortClasses       = "port_classes"
 	bpfMapRoutes            = "routes"
 	bpfMapRuleCounters      = "rule_counters"
@@ -460,8 +471,6 @@ const (
 	bpfMapSearches          = "searches"
 	bpfMapSettings          = "settings"
 	bpfMapWorkloads         = "workloads"
-	bpfVarClassEntryNames   = "class_entry_names"
-	bpfVarClassShapeNames   = "class_shape_names"
 	bpfVarDirectionNames    = "direction_names"
 	bpfVarEndpointFlagNames = "endpoint_flag_names"
 	bpfVarEventKindNames    = "event_kind_names"
@@ -472,11 +481,14 @@ const (
 	bpfVarHookNames         = "hook_names"
 	bpfVarHostPolicyNames   = "host_policy_names"
 	bpfVarNatNetNames       = "nat_net_names"
+	bpfVarPlaceNames        = "place_names"
 	bpfVarReasonNames       = "reason_names"
 	bpfVarRouteKindNames    = "route_kind_names"
 	bpfVarRpfNames          = "rpf_names"
 	bpfVarRuleActionNames   = "rule_action_names"
 	bpfVarToHostNames       = "to_host_names"
+	bpfVarTrieEntryNames    = "trie_entry_names"
+	bpfVarTrieShapeNames    = "trie_shape_names"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -547,6 +559,7 @@ type bpfMapSpecs struct {
 	NewFlows       *ebpf.MapSpec `ebpf:"new_flows"`
 	PathMtus       *ebpf.MapSpec `ebpf:"path_mtus"`
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
+	PlaceNodes     *ebpf.MapSpec `ebpf:"place_nodes"`
 	PortClasses    *ebpf.MapSpec `ebpf:"port_classes"`
 	Routes         *ebpf.MapSpec `ebpf:"routes"`
 	RuleCounters   *ebpf.MapSpec `ebpf:"rule_counters"`
@@ -562,8 +575,6 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	ClassEntryNames   *ebpf.VariableSpec `ebpf:"class_entry_names"`
-	ClassShapeNames   *ebpf.VariableSpec `ebpf:"class_shape_names"`
 	DirectionNames    *ebpf.VariableSpec `ebpf:"direction_names"`
 	EndpointFlagNames *ebpf.VariableSpec `ebpf:"endpoint_flag_names"`
 	EventKindNames    *ebpf.VariableSpec `ebpf:"event_kind_names"`
@@ -574,11 +585,14 @@ type bpfVariableSpecs struct {
 	HookNames         *ebpf.VariableSpec `ebpf:"hook_names"`
 	HostPolicyNames   *ebpf.VariableSpec `ebpf:"host_policy_names"`
 	NatNetNames       *ebpf.VariableSpec `ebpf:"nat_net_names"`
+	PlaceNames        *ebpf.VariableSpec `ebpf:"place_names"`
 	ReasonNames       *ebpf.VariableSpec `ebpf:"reason_names"`
 	RouteKindNames    *ebpf.VariableSpec `ebpf:"route_kind_names"`
 	RpfNames          *ebpf.VariableSpec `ebpf:"rpf_names"`
 	RuleActionNames   *ebpf.VariableSpec `ebpf:"rule_action_names"`
 	ToHostNames       *ebpf.VariableSpec `ebpf:"to_host_names"`
+	TrieEntryNames    *ebpf.VariableSpec `ebpf:"trie_entry_names"`
+	TrieShapeNames    *ebpf.VariableSpec `ebpf:"trie_shape_names"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -621,6 +635,7 @@ type bpfMaps struct {
 	NewFlows       *ebpf.Map `ebpf:"new_flows"`
 	PathMtus       *ebpf.Map `ebpf:"path_mtus"`
 	Peers          *ebpf.Map `ebpf:"peers"`
+	PlaceNodes     *ebpf.Map `ebpf:"place_nodes"`
 	PortClasses    *ebpf.Map `ebpf:"port_classes"`
 	Routes         *ebpf.Map `ebpf:"routes"`
 	RuleCounters   *ebpf.Map `ebpf:"rule_counters"`
@@ -654,6 +669,7 @@ func (m *bpfMaps) Close() error {
 		m.NewFlows,
 		m.PathMtus,
 		m.Peers,
+		m.PlaceNodes,
 		m.PortClasses,
 		m.Routes,
 		m.RuleCounters,
@@ -670,8 +686,6 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	ClassEntryNames   *ebpf.Variable `ebpf:"class_entry_names"`
-	ClassShapeNames   *ebpf.Variable `ebpf:"class_shape_names"`
 	DirectionNames    *ebpf.Variable `ebpf:"direction_names"`
 	EndpointFlagNames *ebpf.Variable `ebpf:"endpoint_flag_names"`
 	EventKindNames    *ebpf.Variable `ebpf:"event_kind_names"`
@@ -682,11 +696,14 @@ type bpfVariables struct {
 	HookNames         *ebpf.Variable `ebpf:"hook_names"`
 	HostPolicyNames   *ebpf.Variable `ebpf:"host_policy_names"`
 	NatNetNames       *ebpf.Variable `ebpf:"nat_net_names"`
+	PlaceNames        *ebpf.Variable `ebpf:"place_names"`
 	ReasonNames       *ebpf.Variable `ebpf:"reason_names"`
 	RouteKindNames    *ebpf.Variable `ebpf:"route_kind_names"`
 	RpfNames          *ebpf.Variable `ebpf:"rpf_names"`
 	RuleActionNames   *ebpf.Variable `ebpf:"rule_action_names"`
 	ToHostNames       *ebpf.Variable `ebpf:"to_host_names"`
+	TrieEntryNames    *ebpf.Variable `ebpf:"trie_entry_names"`
+	TrieShapeNames    *ebpf.Variable `ebpf:"trie_shape_names"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

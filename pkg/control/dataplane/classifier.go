@@ -41,7 +41,7 @@ type classifier struct {
 	singles                      int                     // of these, those of one address
 	unplaced                     map[netip.Prefix]bool   // those that there was no room for
 	carriers                     map[uint32]int          // how many addresses carry a class
-	trie                         *classTrie              // of IPv4 addresses, once more
+	trie                         *addressTrie            // of IPv4 addresses, once more
 	ports                        []kernel.PortClass      // by kernel.PortIndex
 
 	drift atomic.Uint64 // rulesets that someone else had changed
@@ -76,7 +76,7 @@ func newClassifier(k *kernel.Maps, log *slog.Logger) *classifier {
 		sources:      newNumbers(),
 		destinations: newNumbers(),
 		unplaced:     make(map[netip.Prefix]bool),
-		trie:         newClassTrie(k.ClassNodes),
+		trie:         newAddressTrie(k.ClassNodes),
 	}
 	words.freed = func(r *ruleset) {
 		rules.release(r.numbers(), r.without)

@@ -39,6 +39,7 @@ func (d *Dataplane) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(driftDesc, prometheus.CounterValue, float64(drift.Added+drift.Removed+drift.Changed), name)
 	}
 	out <- prometheus.MustNewConstMetric(driftDesc, prometheus.CounterValue, float64(d.classifier.drift.Load()), "ruleset_words")
+	out <- prometheus.MustNewConstMetric(driftDesc, prometheus.CounterValue, float64(d.places.drift.Load()), "place_nodes")
 	d.collectRules(out)
 	if lost, err := d.eventsLost(); err != nil {
 		out <- prometheus.NewInvalidMetric(lostDesc, err)

@@ -45,6 +45,7 @@ type Dataplane struct {
 
 	classifier *classifier
 	endpoints  *endpoints
+	places     *places
 	workloads  *reconcile.Tracked[kernel.Address, uint32]
 	routes     *reconcile.Tracked[kernel.Prefix, kernel.Route]
 	peers      *reconcile.Tracked[kernel.Address, kernel.Peer]
@@ -95,8 +96,9 @@ func (d *Dataplane) open(k *kernel.Maps, programs *loader.Programs) {
 	d.kernel, d.programs, d.growth = k, programs, newGrowth(d.options)
 	d.classifier = newClassifier(d.kernel, d.log)
 	d.endpoints = newEndpoints(d.kernel.Endpoints)
-	d.workloads = track(d, "workloads", d.kernel.Workloads)
-	d.routes = track(d, "routes", d.kernel.Routes)
+	d.places = newPlaces(d.kernel, d.log)
+	d.workloads = track(d, "workloads", workloadTable{d.kernel.Workloads, d.places})
+	d.routes = track(d, "routes", routeTable{d.kernel.Routes, d.places})
 	d.peers = track(d, "peers", d.kernel.Peers)
 	d.listening = newListening(d.kernel.Settings, d.log)
 	d.hosts = track(d, "host endpoints", d.kernel.HostEndpoints)
@@ -118,7 +120,7 @@ func (d *Dataplane) Maps() *kernel.Maps { return d.kernel }
 
 // counted counts the writes to a table.
 type counted[K, V comparable] struct {
-	kernel.Table[K, V]
+	reconcile.Table[K, V]
 	writes *int
 }
 
@@ -135,7 +137,7 @@ func (c counted[K, V]) Delete(k K) error {
 	return c.Table.Delete(k)
 }
 
-func track[K, V comparable](d *Dataplane, name string, t kernel.Table[K, V]) *reconcile.Tracked[K, V] {
+func track[K, V comparable](d *Dataplane, name string, t reconcile.Table[K, V]) *reconcile.Tracked[K, V] {
 	return reconcile.TrackWith(counted[K, V]{t, &d.writes}, reconcile.Options[V]{
 		Name: name, Logger: d.log, Equal: func(a, b V) bool { return a == b },
 	})

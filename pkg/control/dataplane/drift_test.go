@@ -114,7 +114,8 @@ var drifts = []drift{
 	{"net class removed", func(k *kernel.Maps, one entries) error { return k.NetClasses.Delete(one.net) }},
 	{"net class changed", func(k *kernel.Maps, one entries) error { return k.NetClasses.Put(one.net, 9) }},
 	{"class nodes' class changed", func(k *kernel.Maps, _ entries) error { return k.ClassNodes.Put(0xcb0, 0, 8) }},
-	{"class nodes' way changed", func(k *kernel.Maps, _ entries) error { return k.ClassNodes.Put(0xcb0, 0, kernel.ClassChild|7) }},
+	{"class nodes' way changed", func(k *kernel.Maps, _ entries) error { return k.ClassNodes.Put(0xcb0, 0, kernel.TrieChild|7) }},
+	{"place nodes changed", func(k *kernel.Maps, _ entries) error { return k.PlaceNodes.Put(0xcb0, 0, 3) }},
 	{"port class added", func(k *kernel.Maps, _ entries) error {
 		return k.Ports.Put(kernel.PortIndex(132, 4242), kernel.PortClass{Destination: 1, Source: 1})
 	}},

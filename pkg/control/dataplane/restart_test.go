@@ -60,8 +60,10 @@ func snapshotWith(t testing.TB, d *Dataplane, generations uint32) map[string]str
 	lines(t, out, "host endpoint", k.HostEndpoints)
 	lines(t, out, "failsafe", k.Failsafe)
 	lines(t, out, "failsafe ports", k.FailsafePorts)
-	for at, value := range trieClasses(t, k.ClassNodes) {
-		out["class from "+at] = fmt.Sprint(value)
+	for name, nodes := range map[string]*kernel.TrieNodes{"class": k.ClassNodes, "place": k.PlaceNodes} {
+		for at, value := range trieNumbers(t, nodes) {
+			out[name+" from "+at] = fmt.Sprint(value)
+		}
 	}
 	ports, err := k.Ports.Load()
 	if err != nil {
@@ -316,7 +318,7 @@ func TestRestartWithAnotherState(t *testing.T) {
 		{"route", func(w *desired.Dataplane) {
 			w.Routes[netip.MustParsePrefix("192.168.9.0/26")] = desired.Route{Kind: desired.RouteBlock}
 			delete(w.Routes, netip.MustParsePrefix(node4+"/32"))
-		}, []string{"route"}},
+		}, []string{"route", "place"}},
 		{"peer", func(w *desired.Dataplane) {
 			w.Peers[netip.MustParseAddr(ipip4)] = desired.Peer{VXLANMAC: desired.MAC{0x66, 0, 0, 0, 0, 6}}
 		}, []string{"peer"}},
@@ -329,7 +331,7 @@ func TestRestartWithAnotherState(t *testing.T) {
 		}, []string{"endpoint"}},
 		{"endpoint", func(w *desired.Dataplane) {
 			delete(w.Endpoints, withAddress(w))
-		}, []string{"endpoint", "workload", "ruleset", "rule name"}},
+		}, []string{"endpoint", "workload", "place", "ruleset", "rule name"}},
 	} {
 		t.Run(change.name, func(t *testing.T) {
 			before := snapshot(t, d)

@@ -15,9 +15,9 @@ import (
 	kernel "calico-xdp/pkg/maps"
 )
 
-// trieClasses is what the kernel's trie says, whatever nodes it says it with: for each
-// address at which another class begins that class and ClassKnown, or 0.
-func trieClasses(t testing.TB, k *kernel.ClassNodes) map[string]uint32 {
+// trieNumbers is what the kernel's trie says, whatever nodes it says it with: for each
+// address at which another number begins that number and TrieKnown, or 0.
+func trieNumbers(t testing.TB, k *kernel.TrieNodes) map[string]uint32 {
 	t.Helper()
 	nodes, err := k.Read(0, k.Len())
 	if err != nil {
@@ -29,8 +29,8 @@ func trieClasses(t testing.TB, k *kernel.ClassNodes) map[string]uint32 {
 	walk = func(node, addr uint32, depth int) {
 		for i, v := range nodes[node].Entry {
 			at := addr | uint32(i)<<(32-depth)
-			if v&kernel.ClassChild != 0 && depth < 32 {
-				walk(v&^kernel.ClassChild, at, depth+levelBits)
+			if v&kernel.TrieChild != 0 && depth < 32 {
+				walk(v&^kernel.TrieChild, at, depth+levelBits)
 				continue
 			}
 			if v != last {
@@ -39,46 +39,46 @@ func trieClasses(t testing.TB, k *kernel.ClassNodes) map[string]uint32 {
 			}
 		}
 	}
-	for root := range kernel.ClassRoots {
+	for root := range kernel.TrieRoots {
 		walk(uint32(root), uint32(root)<<20, rootBits)
 	}
 	return out
 }
 
-// trieClass is what a program finds of an address in the kernel's trie.
-func trieClass(nodes []kernel.ClassNode, a netip.Addr) uint32 {
+// trieNumber is what a program finds of an address in the kernel's trie.
+func trieNumber(nodes []kernel.TrieNode, a netip.Addr) uint32 {
 	four := a.As4()
 	addr := binary.BigEndian.Uint32(four[:])
 	node := addr >> 20
 	for depth := rootBits; ; depth += levelBits {
 		v := nodes[node].Entry[addr>>(32-depth)&15]
-		if v&kernel.ClassChild == 0 {
+		if v&kernel.TrieChild == 0 {
 			return v
 		}
-		node = v &^ kernel.ClassChild
+		node = v &^ kernel.TrieChild
 	}
 }
 
 // openTrie is a trie on tables of its own, which has room for that many nodes and grows no
 // more.
-func openTrie(t *testing.T, nodes int) *classTrie {
+func openTrie(t *testing.T, nodes int) *addressTrie {
 	t.Helper()
 	k, err := kernel.OpenWith("", kernel.Options{Sizes: map[string]int{"class_nodes": nodes}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { k.Close() })
-	return newClassTrie(k.ClassNodes)
+	return newAddressTrie(k.ClassNodes)
 }
 
 // Whatever prefixes come and go, an address has the class of the longest one that it is
 // part of; where there is no room it has none.
-func TestClassTrie(t *testing.T) {
+func TestAddressTrie(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		nodes int
 		whole bool
-	}{{"with room", 1 << 16, true}, {"nearly without", kernel.ClassRoots + 20, false}} {
+	}{{"with room", 1 << 16, true}, {"nearly without", kernel.TrieRoots + 20, false}} {
 		t.Run(test.name, func(t *testing.T) {
 			trie := openTrie(t, test.nodes)
 			rng := rand.New(rand.NewPCG(5, 5))
@@ -124,9 +124,9 @@ func TestClassTrie(t *testing.T) {
 					class, ok := table.Lookup(a)
 					want := uint32(0)
 					if ok {
-						want = class + kernel.ClassKnown
+						want = class + kernel.TrieKnown
 					}
-					got := trieClass(nodes, a)
+					got := trieNumber(nodes, a)
 					if got == 0 && want != 0 {
 						unknown++
 					} else if got != want {
@@ -146,7 +146,7 @@ func TestClassTrie(t *testing.T) {
 			if err := trie.flush(); err != nil {
 				t.Fatal(err)
 			}
-			if classes := trieClasses(t, trie.kernel); fmt.Sprint(classes) != "map[0.0.0.0:0]" {
+			if classes := trieNumbers(t, trie.kernel); fmt.Sprint(classes) != "map[0.0.0.0:0]" {
 				t.Errorf("classes of no prefix: %v", classes)
 			}
 		})

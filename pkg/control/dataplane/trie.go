@@ -11,16 +11,16 @@ import (
 	kernel "calico-xdp/pkg/maps"
 )
 
-// classTrie keeps the kernel's class_nodes: the classes of IPv4 addresses once more, where
-// a program finds them in a few steps. What host_classes and net_classes say is changed
-// first; an address has its new class when the trie has it, in one write.
+// addressTrie keeps a trie of the kernel's: the numbers of IPv4 addresses, their classes for
+// instance, where a program finds them in a few steps. Other tables say them too, and are
+// changed first; an address has its new number when the trie has it, in one write.
 //
-// The classes of short prefixes are pushed down: an entry says the class of the longest
-// prefix that covers it, and how long that is. Only the latter is not in the kernel.
-type classTrie struct {
-	kernel *kernel.ClassNodes
+// The numbers of short prefixes are pushed down: an entry says that of the longest prefix
+// that covers it, and how long that is. Only the latter is not in the kernel.
+type addressTrie struct {
+	kernel *kernel.TrieNodes
 
-	nodes   []classNode       // what the kernel should have
+	nodes   []trieNode        // what the kernel should have
 	free    []uint32          // nodes that nobody can be reading
 	left    []leftNodes       // nodes that somebody may still be reading
 	fresh   map[uint32]bool   // nodes made since the last flush: nothing leads there yet
@@ -29,9 +29,9 @@ type classTrie struct {
 	hanging map[uint32]uint16 // entries whose child the kernel has no room for
 }
 
-type classNode struct {
-	kernel.ClassNode
-	bits [kernel.ClassWays]int8 // length of the prefix whose class it is; -1: of none
+type trieNode struct {
+	kernel.TrieNode
+	bits [kernel.TrieWays]int8 // length of the prefix whose number it is; -1: of none
 }
 
 type leftNodes struct {
@@ -45,14 +45,14 @@ const (
 	levelBits = 4
 )
 
-func newClassTrie(k *kernel.ClassNodes) *classTrie {
-	t := &classTrie{kernel: k}
+func newAddressTrie(k *kernel.TrieNodes) *addressTrie {
+	t := &addressTrie{kernel: k}
 	t.clear()
 	return t
 }
 
-func (t *classTrie) clear() {
-	t.nodes, t.free, t.left, t.dropped = make([]classNode, kernel.ClassRoots), nil, nil, nil
+func (t *addressTrie) clear() {
+	t.nodes, t.free, t.left, t.dropped = make([]trieNode, kernel.TrieRoots), nil, nil, nil
 	t.fresh, t.dirty, t.hanging = make(map[uint32]bool), make(map[uint32]uint16), make(map[uint32]uint16)
 	for i := range t.nodes {
 		for j := range t.nodes[i].bits {
@@ -68,14 +68,14 @@ type entryAt struct {
 }
 
 func ipv4Of(p netip.Prefix) uint32 {
-	a := p.Addr().As4()
+	a := p.Masked().Addr().As4()
 	return binary.BigEndian.Uint32(a[:])
 }
 
-// put gives the addresses of an IPv4 prefix a class, but for those of longer prefixes.
-func (t *classTrie) put(p netip.Prefix, class uint32) {
-	value := class + kernel.ClassKnown
-	if value >= kernel.ClassChild {
+// put gives the addresses of an IPv4 prefix a number, but for those of longer prefixes.
+func (t *addressTrie) put(p netip.Prefix, number uint32) {
+	value := number + kernel.TrieKnown
+	if value >= kernel.TrieChild {
 		value = 0
 	}
 	bits := int8(p.Bits())
@@ -83,11 +83,11 @@ func (t *classTrie) put(p netip.Prefix, class uint32) {
 	t.cover(path[len(path)-1], n, func(have int8) bool { return have <= bits }, value, bits)
 }
 
-// remove takes the class of a prefix back: its addresses get that of the next shorter
-// one, if there is one, which says how long it is.
-func (t *classTrie) remove(p netip.Prefix, class uint32, shorter int) {
-	value := class + kernel.ClassKnown
-	if shorter < 0 || value >= kernel.ClassChild {
+// remove takes the number of a prefix back: its addresses get that of the next shorter
+// one, which has so many bits, -1 if there is none.
+func (t *addressTrie) remove(p netip.Prefix, number uint32, shorter int) {
+	value := number + kernel.TrieKnown
+	if shorter < 0 || value >= kernel.TrieChild {
 		value = 0
 	}
 	path, n := t.path(p, false)
@@ -104,20 +104,20 @@ func (t *classTrie) remove(p netip.Prefix, class uint32, shorter int) {
 
 // path is the entries from the root down to the first one of a prefix, and how many the
 // prefix has there: 0 if they are not there, which with split does not happen.
-func (t *classTrie) path(p netip.Prefix, split bool) ([]entryAt, int) {
+func (t *addressTrie) path(p netip.Prefix, split bool) ([]entryAt, int) {
 	addr := ipv4Of(p)
 	at := entryAt{addr >> (32 - rootBits + levelBits), int(addr >> (32 - rootBits) & 15)}
 	path := []entryAt{at}
 	depth := rootBits
 	for ; depth < p.Bits(); depth += levelBits {
 		value := t.nodes[at.node].Entry[at.entry]
-		if value&kernel.ClassChild == 0 {
+		if value&kernel.TrieChild == 0 {
 			if !split {
 				return path, 0
 			}
-			value = kernel.ClassChild | t.split(at)
+			value = kernel.TrieChild | t.split(at)
 		}
-		at = entryAt{value &^ kernel.ClassChild, int(addr >> (32 - depth - levelBits) & 15)}
+		at = entryAt{value &^ kernel.TrieChild, int(addr >> (32 - depth - levelBits) & 15)}
 		path = append(path, at)
 	}
 	return path, 1 << (depth - p.Bits())
@@ -125,19 +125,19 @@ func (t *classTrie) path(p netip.Prefix, split bool) ([]entryAt, int) {
 
 // cover sets the entries whose prefix is one that match says, of n in a row and of all
 // that is below them.
-func (t *classTrie) cover(at entryAt, n int, match func(bits int8) bool, value uint32, bits int8) {
+func (t *addressTrie) cover(at entryAt, n int, match func(bits int8) bool, value uint32, bits int8) {
 	for i := range n {
-		e := entryAt{at.node + uint32((at.entry+i)/kernel.ClassWays), (at.entry + i) % kernel.ClassWays}
+		e := entryAt{at.node + uint32((at.entry+i)/kernel.TrieWays), (at.entry + i) % kernel.TrieWays}
 		have := t.nodes[e.node].Entry[e.entry]
-		if have&kernel.ClassChild != 0 {
-			t.cover(entryAt{have &^ kernel.ClassChild, 0}, kernel.ClassWays, match, value, bits)
+		if have&kernel.TrieChild != 0 {
+			t.cover(entryAt{have &^ kernel.TrieChild, 0}, kernel.TrieWays, match, value, bits)
 		} else if match(t.nodes[e.node].bits[e.entry]) {
 			t.set(e, value, bits)
 		}
 	}
 }
 
-func (t *classTrie) set(e entryAt, value uint32, bits int8) {
+func (t *addressTrie) set(e entryAt, value uint32, bits int8) {
 	n := &t.nodes[e.node]
 	n.bits[e.entry] = bits
 	if n.Entry[e.entry] == value {
@@ -150,32 +150,32 @@ func (t *classTrie) set(e entryAt, value uint32, bits int8) {
 }
 
 // split puts a node in the place of an entry, with 16 of the same.
-func (t *classTrie) split(e entryAt) uint32 {
+func (t *addressTrie) split(e entryAt) uint32 {
 	var child uint32
 	if n := len(t.free); n > 0 {
 		child, t.free = t.free[n-1], t.free[:n-1]
 	} else {
-		child, t.nodes = uint32(len(t.nodes)), append(t.nodes, classNode{})
+		child, t.nodes = uint32(len(t.nodes)), append(t.nodes, trieNode{})
 	}
 	was := &t.nodes[e.node]
-	for i := range kernel.ClassWays {
+	for i := range kernel.TrieWays {
 		t.nodes[child].Entry[i], t.nodes[child].bits[i] = was.Entry[e.entry], was.bits[e.entry]
 	}
 	t.fresh[child] = true
-	t.set(e, kernel.ClassChild|child, 0)
+	t.set(e, kernel.TrieChild|child, 0)
 	return child
 }
 
 // collapse makes an entry of depth bits out of its child, if that says nothing else.
-func (t *classTrie) collapse(e entryAt, depth int) bool {
-	child := t.nodes[e.node].Entry[e.entry] &^ kernel.ClassChild
+func (t *addressTrie) collapse(e entryAt, depth int) bool {
+	child := t.nodes[e.node].Entry[e.entry] &^ kernel.TrieChild
 	n := t.nodes[child]
-	for i := range kernel.ClassWays {
+	for i := range kernel.TrieWays {
 		if n.Entry[i] != n.Entry[0] || n.bits[i] != n.bits[0] {
 			return false
 		}
 	}
-	if n.Entry[0]&kernel.ClassChild != 0 || int(n.bits[0]) > depth {
+	if n.Entry[0]&kernel.TrieChild != 0 || int(n.bits[0]) > depth {
 		return false
 	}
 	t.set(e, n.Entry[0], n.bits[0])
@@ -192,7 +192,7 @@ func (t *classTrie) collapse(e entryAt, depth int) bool {
 
 // flush brings what has changed into the kernel. What there is no room for is looked up
 // elsewhere, more slowly.
-func (t *classTrie) flush() error {
+func (t *addressTrie) flush() error {
 	now := time.Now()
 	t.left = slices.DeleteFunc(t.left, func(l leftNodes) bool {
 		if now.Sub(l.at) < grace {
@@ -222,7 +222,7 @@ func (t *classTrie) flush() error {
 			continue
 		}
 		image := t.image(node)
-		for i := range kernel.ClassWays {
+		for i := range kernel.TrieWays {
 			if entries&(1<<i) != 0 {
 				errs = append(errs, t.kernel.Put(int(node), i, image.Entry[i]))
 			}
@@ -238,10 +238,10 @@ func (t *classTrie) flush() error {
 }
 
 // image is what a node is in the kernel, and notes what hangs.
-func (t *classTrie) image(node uint32) kernel.ClassNode {
-	image := t.nodes[node].ClassNode
+func (t *addressTrie) image(node uint32) kernel.TrieNode {
+	image := t.nodes[node].TrieNode
 	for i, v := range image.Entry {
-		if v&kernel.ClassChild != 0 && int(v&^kernel.ClassChild) >= t.kernel.Len() {
+		if v&kernel.TrieChild != 0 && int(v&^kernel.TrieChild) >= t.kernel.Len() {
 			image.Entry[i] = 0
 			t.hanging[node] |= 1 << i
 		}
@@ -251,11 +251,11 @@ func (t *classTrie) image(node uint32) kernel.ClassNode {
 
 // build makes the trie anew out of all prefixes, whatever the kernel's is: that of a
 // former process mostly says the same with other nodes.
-func (t *classTrie) build(classes map[netip.Prefix]uint32) error {
+func (t *addressTrie) build(numbers map[netip.Prefix]uint32) error {
 	t.clear()
-	for _, p := range slices.SortedFunc(maps.Keys(classes), func(a, b netip.Prefix) int { return a.Bits() - b.Bits() }) {
+	for _, p := range slices.SortedFunc(maps.Keys(numbers), func(a, b netip.Prefix) int { return a.Bits() - b.Bits() }) {
 		if p.Addr().Is4() {
-			t.put(p, classes[p])
+			t.put(p, numbers[p])
 		}
 	}
 	clear(t.dirty)
@@ -274,18 +274,18 @@ func (t *classTrie) build(classes map[netip.Prefix]uint32) error {
 	// Nothing leads to a node that is written.
 	var errs []error
 	waiting := false
-	for i, node := range have[:kernel.ClassRoots] {
-		if node != (kernel.ClassNode{}) {
-			errs, waiting = append(errs, t.kernel.Write(i, kernel.ClassNode{})), true
+	for i, node := range have[:kernel.TrieRoots] {
+		if node != (kernel.TrieNode{}) {
+			errs, waiting = append(errs, t.kernel.Write(i, kernel.TrieNode{})), true
 		}
 	}
 	if waiting {
 		time.Sleep(settle)
 	}
-	for i := kernel.ClassRoots; i < n; i++ {
+	for i := kernel.TrieRoots; i < n; i++ {
 		errs = append(errs, t.kernel.Write(i, t.image(uint32(i))))
 	}
-	for i := range kernel.ClassRoots {
+	for i := range kernel.TrieRoots {
 		for j, v := range t.image(uint32(i)).Entry {
 			if v != 0 {
 				errs = append(errs, t.kernel.Put(i, j, v))
@@ -296,7 +296,7 @@ func (t *classTrie) build(classes map[netip.Prefix]uint32) error {
 }
 
 // differing are the nodes, of the first ones, that are not what they should be.
-func (t *classTrie) differing(have []kernel.ClassNode) (nodes []uint32) {
+func (t *addressTrie) differing(have []kernel.TrieNode) (nodes []uint32) {
 	unused := make(map[uint32]bool, len(t.free))
 	for _, n := range t.free {
 		unused[n] = true
@@ -315,7 +315,7 @@ func (t *classTrie) differing(have []kernel.ClassNode) (nodes []uint32) {
 }
 
 // repair writes the nodes again that someone else has changed, and says how many.
-func (t *classTrie) repair() (int, error) {
+func (t *addressTrie) repair() (int, error) {
 	have, err := t.kernel.Read(0, min(len(t.nodes), t.kernel.Len()))
 	if err != nil {
 		return 0, err
@@ -325,7 +325,7 @@ func (t *classTrie) repair() (int, error) {
 		if t.fresh[n] {
 			continue
 		}
-		t.dirty[n] = 1<<kernel.ClassWays - 1
+		t.dirty[n] = 1<<kernel.TrieWays - 1
 	}
 	return len(nodes), t.flush()
 }
