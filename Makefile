@@ -69,6 +69,13 @@ perf: setup-perf root ## what it costs, beside its peers: all of it, some minute
 perf-quick: setup-perf root ## the same in less than a minute
 	$(GO) run ./perf --quick --out $(PERF_OUT)-quick
 
+perf-gate: setup-perf root ## fail if a path is slower than perf/baseline.json allows
+	$(GO) run ./perf gate
+
+perf-vagrant: ## measure on virtual machines and across them (with vagrant; results in bin/perf-vagrant)
+	@command -v vagrant >/dev/null || { echo "this needs vagrant: apt-get install vagrant vagrant-libvirt" >&2; exit 1; }
+	perf/vagrant/run.sh
+
 setup-perf: ## install what setup does, and what the product is compared with
 	@tools/setup.sh perf
 
@@ -84,4 +91,4 @@ clean: ## remove what build has made
 root:
 	@test "$$(id -u)" = 0 || { echo "this needs root: it makes network namespaces and loads BPF" >&2; exit 1; }
 
-.PHONY: help setup generate check-generate build test fuzz lint demo demo-down perf perf-quick setup-perf test-kernel setup-kernel clean root
+.PHONY: help setup generate check-generate build test fuzz lint demo demo-down perf perf-quick perf-gate perf-vagrant setup-perf test-kernel setup-kernel clean root

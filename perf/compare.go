@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -30,12 +29,9 @@ func compare(args []string) error {
 	}
 	runs := make([][]result.Result, 2)
 	for i := range runs {
-		data, err := os.ReadFile(f.Arg(i))
-		if err != nil {
+		var err error
+		if runs[i], err = readResults(f.Arg(i)); err != nil {
 			return err
-		}
-		if err := json.Unmarshal(data, &runs[i]); err != nil {
-			return fmt.Errorf("%s: %w", f.Arg(i), err)
 		}
 	}
 	worse := 0

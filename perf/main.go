@@ -19,6 +19,8 @@ import (
 
 const usage = `Usage: perf [flags]                    measure (as root)
        perf compare OLD.json NEW.json  say what has changed between two runs
+       perf across ADDRESS ADDRESS     measure between two machines
+       perf gate                       fail if a path is slower than a committed baseline allows
 
 `
 
@@ -40,6 +42,12 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	if len(args) > 0 && args[0] == "compare" {
 		return compare(args[1:])
+	}
+	if len(args) > 0 && args[0] == "across" {
+		return across(ctx, args[1:])
+	}
+	if len(args) > 0 && args[0] == "gate" {
+		return gate(ctx, args[1:])
 	}
 	return measure(ctx, args)
 }

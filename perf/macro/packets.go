@@ -21,7 +21,9 @@ func packets() []Scenario {
 		Quick: true, Figures: []Figure{{Unit: "packets/s", Goals: map[string]float64{"kernel": 1.6}}},
 		Lanes: func(r *Run, t testbed.T) []lane {
 			ways := []way{ours(nil), kernel(), bareRedirect()}
-			return lanes(t, ways, func(s *site) sampler { return r.udpBetween(t, s) })
+			out := lanes(t, ways, func(s *site) sampler { return r.udpBetween(t, s) })
+			// No answer would get through: nothing of it is a conversation.
+			return append(out, lane{"XDP_REDIRECT", r.udpFlood(t, newRedirecting(t), netip.AddrPortFrom(netip.MustParseAddr(aAddress), 4000))})
 		},
 	}}
 	for _, n := range []int{10, 100, 1000, 10000} {
@@ -67,11 +69,35 @@ func bareRedirect() way {
 	}}
 }
 
+// newRedirecting is a site whose host sends every packet of a on to b in XDP: what can be
+// done before the kernel has made anything of a packet.
+func newRedirecting(t testbed.T) *site {
+	t.Helper()
+	s := newKernel(t, "xdp")
+	receiveFrames(t, s.b.Namespace, "eth0")
+	p, err := loader.NewXDPRedirect(s.host.Link(t, s.b.Interface).Attrs().Index)
+	if err == nil {
+		t.Cleanup(func() { p.Close() })
+		from := s.host.Link(t, s.a.Interface).Attrs().Index
+		err = s.host.Do(func() error { return p.AttachXDP(from) })
+	}
+	if err != nil {
+		t.Fatalf("XDP_REDIRECT: %v", err)
+	}
+	return s
+}
+
+const udpPort = 5000
+
 func (r *Run) udpBetween(t testbed.T, s *site) sampler {
-	const port = 5000
 	src := netip.AddrPortFrom(s.a.Addresses[0], 4000)
-	greet(t, s.a.Namespace, src, s.b, port)
-	p := testbed.Ethernet(s.a.MAC.String(), testbed.HostMAC).IP(src.Addr(), s.b.Addresses[0]).UDP(src.Port(), port).Payload(frameBytes - 42)
+	greet(t, s.a.Namespace, src, s.b, udpPort)
+	return r.udpFlood(t, s, src)
+}
+
+// udpFlood sends from a to b.
+func (r *Run) udpFlood(t testbed.T, s *site, src netip.AddrPort) sampler {
+	p := testbed.Ethernet(s.a.MAC.String(), testbed.HostMAC).IP(src.Addr(), s.b.Addresses[0]).UDP(src.Port(), udpPort).Payload(frameBytes - 42)
 	f := newFlood(t, s.a.Namespace, p.Bytes(), loader.Variety{}, sink(t, s.b))
 	return f.sampler(r.Sample)
 }

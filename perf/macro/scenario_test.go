@@ -9,7 +9,7 @@ import (
 // A short run of traffic of each kind: known connections, first packets, streams, a
 // tunnel, turns, and what XDP drops.
 func TestMeasure(t *testing.T) {
-	short := []string{"packets/rules/10", "first/networks/10", "stream/vxlan", "turns/local", "denied/networks/10"}
+	short := []string{"packets/local", "packets/rules/10", "first/networks/10", "stream/vxlan", "turns/local", "denied/networks/10"}
 	var chosen []Scenario
 	for _, s := range All() {
 		if slices.Contains(short, s.Name) {
@@ -31,7 +31,7 @@ func TestMeasure(t *testing.T) {
 			t.Errorf("%+v", x)
 		}
 	}
-	for _, p := range []string{"kernel", "nft", "nft-map", "nft-set", "redirect_peer", "XDP_DROP"} {
+	for _, p := range []string{"kernel", "nft", "nft-map", "nft-set", "redirect_peer", "XDP_DROP", "XDP_REDIRECT"} {
 		if !peers[p] {
 			t.Errorf("nobody is compared with %s; missing: %v", p, r.Missing)
 		}

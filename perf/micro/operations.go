@@ -35,12 +35,12 @@ func Operations(ctx context.Context, t testbed.T, chosen func(string) bool, e Ef
 		}
 		t.Cleanup(func() { program.Close() })
 		timer := program.Timer(packet)
-		var passes []float64
+		var passes, baseline []float64
 		for range e.Passes {
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
-			var each []float64
+			var each, empty []float64
 			for range e.Rounds {
 				_, without, err := nothing.Run(repeat)
 				if err != nil {
@@ -51,12 +51,14 @@ func Operations(ctx context.Context, t testbed.T, chosen func(string) bool, e Ef
 					return nil, fmt.Errorf("%s: %w", o.Name, err)
 				}
 				each = append(each, float64(with-without)/loader.OperationTimes)
+				empty = append(empty, float64(without)+cut)
 			}
-			passes = append(passes, result.Middle(each))
+			passes, baseline = append(passes, result.Middle(each)), append(baseline, result.Middle(empty))
 		}
 		out = append(out, result.Result{
-			Name: operationPrefix + o.Name, Unit: "ns", Value: result.Median(passes), Spread: result.Spread(passes),
-			About: "one operation on a table, by itself",
+			Name: operationPrefix + o.Name, About: "one operation on a table, by itself, to the empty program",
+			Ns: result.Median(passes), BaselineNs: result.Median(baseline),
+			Ratio: result.Median(result.Ratios(passes, baseline)), Spread: result.Spread(passes),
 		})
 	}
 	return out, nil

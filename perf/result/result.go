@@ -2,6 +2,8 @@
 // measuring, no I/O but on what it is given.
 package result
 
+import "encoding/json"
+
 // Result is one figure.
 //
 // A path's cost has Ns and BaselineNs: nanoseconds per packet, beside those of what
@@ -32,6 +34,25 @@ type Result struct {
 	// Tolerance is how much worse than in an earlier run, as a part, is no regression;
 	// 0: twice the two spreads.
 	Tolerance float64 `json:"tolerance,omitempty"`
+}
+
+// MarshalJSON writes what a figure of its kind has, also where it is zero: the ratio of a
+// cost, or the value and that of a peer.
+func (r Result) MarshalJSON() ([]byte, error) {
+	type plain Result // without methods
+	if r.Unit == "" {
+		return json.Marshal(struct {
+			plain
+			Ns         float64 `json:"ns"`
+			BaselineNs float64 `json:"baseline_ns"`
+		}{plain(r), r.Ns, r.BaselineNs})
+	}
+	return json.Marshal(struct {
+		plain
+		Value     float64 `json:"value"`
+		Peer      string  `json:"peer"`
+		PeerValue float64 `json:"peer_value"`
+	}{plain(r), r.Value, r.Peer, r.PeerValue})
 }
 
 // Met says whether the goal is met; true where there is none.
