@@ -243,12 +243,11 @@ func (w *asking) note(format string, args ...any) {
 // fromWorkload is for what a workload of this node sends.
 func (w *asking) fromWorkload(e desired.Endpoint) error {
 	rules := w.v.Tables.Endpoints[e.Key]
-	specs := []spec{{key: e.Key, stage: stageNormal, direction: "egress", id: rules.Egress, staged: rules.StagedEgress}}
+	egress := spec{key: e.Key, stage: stageNormal, direction: "egress", id: rules.Egress, staged: rules.StagedEgress}
+	specs := append(w.everywhere("ingress"), egress)
 	q := dataplane.Question{Hook: dataplane.HookFromWorkload, Ifindex: e.Ifindex, MAC: e.MAC}
 	if w.destination.Local && w.destination.Kind == nodeapi.EndWorkload {
-		rules := w.v.Tables.Endpoints[w.destination.key]
-		specs = append(specs, spec{key: w.destination.key, stage: stageNormal, direction: "ingress", id: rules.Ingress, staged: rules.StagedIngress})
-		return w.conclude(q, e.Interface, specs)
+		return w.conclude(q, e.Interface, append(specs, w.arriving()...))
 	}
 	q.Packet = w.packet
 	x, err := w.plane.Explain(q)
@@ -257,6 +256,8 @@ func (w *asking) fromWorkload(e desired.Endpoint) error {
 	}
 	switch forward := x.NextHop.Forward; {
 	case forward == dataplane.ForwardHost:
+		// What is forwarded is not asked about then.
+		specs = slices.DeleteFunc(specs, func(s spec) bool { return s.stage == stageForward })
 		return w.conclude(q, e.Interface, specs)
 	case forward == dataplane.ForwardStack && !x.Dropped:
 		// The host's stack forwards it: whoever has the uplink has a say there.
@@ -297,10 +298,26 @@ func (w *asking) fromNetwork() error {
 		specs = hostSpecs(key, w.v.Tables.HostEndpoints[key], "ingress", toWorkload, q.Tunnel)
 	}
 	if toWorkload {
-		rules := w.v.Tables.Endpoints[w.destination.key]
-		specs = append(specs, spec{key: w.destination.key, stage: stageNormal, direction: "ingress", id: rules.Ingress, staged: rules.StagedIngress})
+		specs = append(specs, w.arriving()...)
 	}
 	return w.conclude(q, name, specs)
+}
+
+// arriving are the stages where a packet gets to a workload of this node.
+func (w *asking) arriving() []spec {
+	rules := w.v.Tables.Endpoints[w.destination.key]
+	ingress := spec{key: w.destination.key, stage: stageNormal, direction: "ingress", id: rules.Ingress, staged: rules.StagedIngress}
+	return append([]spec{ingress}, w.everywhere("egress")...)
+}
+
+// everywhere are the stages of the host endpoint on all interfaces, those of workloads
+// among them, for what is forwarded.
+func (w *asking) everywhere(direction string) []spec {
+	key, guarded := w.v.State.Dataplane.HostEndpoints[desired.TunnelIndex]
+	if !guarded {
+		return nil
+	}
+	return hostSpecs(key, w.v.Tables.HostEndpoints[key], direction, true, true)
 }
 
 // fromHost is for what this node itself sends to elsewhere.
