@@ -3,6 +3,8 @@ package whole
 import (
 	"flag"
 	"fmt"
+	"regexp"
+	"strings"
 	"testing"
 
 	"calico-xdp/pkg/api"
@@ -66,6 +68,8 @@ func TestEditsUnderTraffic(t *testing.T) {
 	t.Logf("%d edits: %d packets to the open port sent, %d arrived; %d to the closed port, %d arrived",
 		*edits, sent[open], received[open], sent[closed], received[closed])
 	if sent[open] == 0 || received[open] != sent[open] {
+		_, body := a.get(metrics)
+		t.Log(strings.Join(regexp.MustCompile(`(?m)^calico_xdp_packets_total.*drop.*$`).FindAllString(body, -1), "\n"))
 		t.Errorf("%d of %d allowed packets lost; %.0f dropped in all", sent[open]-received[open], sent[open], drops()-before)
 	}
 	if sent[closed] == 0 || received[closed] != 0 {

@@ -144,8 +144,9 @@ func TestTwoUplinks(t *testing.T) {
 {apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {name: node.host1}, spec: {bpfDataIfacePattern: "^(eth0|second)$"}}
 ---
 {apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: hosts}, spec: {selector: has(network), types: [Ingress], ingress: [
- {action: Allow, source: {selector: has(network)}}, {action: Allow, source: {nets: [10.10.1.2/32]}}, {action: Allow, source: {nets: ["fd10:10:1::2/128"]}}]}}`)
+ {action: Allow, source: {selector: has(network)}}, {action: Allow, source: {nets: [10.65.0.0/16, 10.66.0.0/16]}}, {action: Allow, source: {nets: ["fd66::/16"]}}]}}`)
 
+	// The host's own packets go into the tunnels from its addresses there.
 	client, beside := c.attach(a, "ipip", "client"), c.attach(a, "vxlan", "client-vxlan")
 	far, farVXLAN := c.attach(b, "ipip", "db"), c.attach(b, "vxlan", "db-vxlan")
 	c.settle()

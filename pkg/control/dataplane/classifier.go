@@ -287,6 +287,14 @@ func (c *classifier) fits(r *ruleset) bool {
 	return uint32(r.peers) >= c.peers.top && uint32(r.ports) >= max(c.sources.top, c.destinations.top)
 }
 
+// roomy says whether a ruleset has rows for some more classes than there are. One that
+// has not is placed anew while it still has one for each: the endpoints switch after the
+// addresses have their classes, so none may get a class meanwhile that is beyond it.
+func (c *classifier) roomy(r *ruleset) bool {
+	some := func(top uint32) uint32 { return top + top/8 + 100 }
+	return uint32(r.peers) >= some(c.peers.top) && uint32(r.ports) >= some(max(c.sources.top, c.destinations.top))
+}
+
 // placeAnew brings a ruleset into the kernel at a new place.
 func (c *classifier) placeAnew(id policy.RulesetID, from *policy.Ruleset, staged bool) error {
 	r := newRuleset(from, capacity(c.peers.top), capacity(max(c.sources.top, c.destinations.top)))

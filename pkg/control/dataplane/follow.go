@@ -96,6 +96,11 @@ func (c *classifier) placeChanged(t *policy.Tables, classes [4][]uint32) {
 				errs = append(errs, c.kernel.Words.Write(r.base+x.base, r.words[x.base:x.base+x.size]))
 			}
 			c.note(id, from, r.staged, errors.Join(errs...))
+			if !c.roomy(r) && c.failed[id] == nil {
+				c.note(id, from, r.staged, c.placeAnew(id, from, r.staged))
+			}
+		case !c.roomy(r):
+			c.note(id, from, r.staged, c.placeAnew(id, from, r.staged))
 		}
 	}
 	for id, how := range used(t) {

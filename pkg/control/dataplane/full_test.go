@@ -28,7 +28,7 @@ func fullBed(t *testing.T) (*bed, *bytes.Buffer) {
 	t.Helper()
 	sizes := map[string]int{
 		"endpoints": workloads + 1, "workloads": 2 * workloads, "routes": 16, "peers": 6, "host_classes": 1, "net_classes": 2,
-		"ruleset_words": 1 + 2*(headerWords+1+4*16), "host_endpoints": 1, "failsafe": 1, "nat_nets": 1,
+		"ruleset_words": 1 + 2*(headerWords+1+4*capacity(1)), "host_endpoints": 1, "failsafe": 1, "nat_nets": 1,
 		"rule_counters": 3, "rule_names": 2,
 	}
 	var log bytes.Buffer

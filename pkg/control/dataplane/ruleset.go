@@ -80,10 +80,11 @@ func dimensions(from *policy.Ruleset) [4]*policy.Dimension {
 	return [4]*policy.Dimension{from.Sources, from.Destinations, from.SourcePorts, from.DestinationPorts}
 }
 
-// capacity leaves room for the classes to come, so that a ruleset rarely moves.
+// capacity leaves room for the classes to come, so that a ruleset rarely moves, and never
+// because of a change that is not a large one; see roomy.
 func capacity(n uint32) int {
 	c := 16
-	for c < int(n)+int(n)/4 {
+	for c < int(n)+int(n)/4+128 {
 		c *= 2
 	}
 	return c
