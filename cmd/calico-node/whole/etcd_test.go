@@ -186,10 +186,10 @@ func TestRemoteThingsGo(t *testing.T) {
 	}
 	c.tryAll("unseen", try{from: client.Namespace, to: far.v4, want: true})
 	a.gate.mend()
-	c.tryAll("node deleted", try{from: client.Namespace, to: far.v4}, try{from: client.Namespace, to: far.v6})
 	if !testbed.Eventually(func() bool { return route() == "" }) {
 		t.Errorf("routes to host2 stay: %s", route())
 	}
+	c.tryAll("node deleted", try{from: client.Namespace, to: far.v4}, try{from: client.Namespace, to: far.v6})
 	b.restart()
 	c.settle()
 	c.tryAll("node is back", try{from: client.Namespace, to: far.v4, want: true}, try{from: far.Namespace, to: client.v6, want: true})
