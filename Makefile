@@ -42,7 +42,7 @@ test: setup root ## all tests; they make network namespaces and load BPF, so as 
 	$(GO) test ./...
 
 FUZZTIME = 3s
-FUZZERS = pkg/api:FuzzDecode pkg/api:FuzzStored pkg/api:FuzzSalvage pkg/api:FuzzSelector pkg/datastore:FuzzKey pkg/datastore:FuzzReread cmd/calicoctl/manifest:FuzzRead
+FUZZERS = pkg/api:FuzzDecode pkg/api:FuzzStored pkg/api:FuzzSalvage pkg/api:FuzzSelector pkg/datastore:FuzzKey pkg/datastore:FuzzKeyOfName pkg/datastore:FuzzReread pkg/ipam:FuzzBlock cmd/calicoctl/manifest:FuzzRead
 
 fuzz: ## every fuzzer for FUZZTIME (3s each; by hand make fuzz FUZZTIME=10m)
 	@for f in $(FUZZERS); do \
