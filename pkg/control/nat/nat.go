@@ -29,6 +29,7 @@ type NAT struct {
 
 	last   desired.NAT // what active was made from
 	active map[family]content
+	pruned bool // what is not active has no rules
 }
 
 // family is a table's address family, nftables' number for it.
@@ -75,7 +76,7 @@ func dial(namespace int) (*nftables.Conn, error) {
 // before packets are marked.
 func (n *NAT) Ensure(_ context.Context, want *desired.State) error {
 	if n.active == nil || !n.last.Equal(want.NAT) {
-		n.last, n.active = want.NAT, make(map[family]content)
+		n.last, n.active, n.pruned = want.NAT, make(map[family]content), false
 		for f, wanted := range map[nftables.TableFamily]bool{nftables.TableFamilyIPv4: want.NAT.IPv4, nftables.TableFamilyIPv6: want.NAT.IPv6} {
 			if wanted {
 				n.active[family(f)] = contentOf(&want.NAT, f)
@@ -95,6 +96,9 @@ func (n *NAT) Ensure(_ context.Context, want *desired.State) error {
 // tables stay, with the chain: without one the kernel would translate no packet of
 // the connections that it has begun to translate.
 func (n *NAT) Prune(_ context.Context, _ *desired.State) error {
+	if n.pruned {
+		return nil // most rounds have nothing to do with it
+	}
 	there, err := n.tables.list()
 	if err != nil && len(n.active) == 0 {
 		return nil // a kernel without nftables
@@ -108,17 +112,20 @@ func (n *NAT) Prune(_ context.Context, _ *desired.State) error {
 			want[f] = contentOf(nil, nftables.TableFamily(f))
 		}
 	}
-	if len(want) == 0 {
-		return nil
+	if len(want) > 0 {
+		if err := n.tracked.Ensure(want); err != nil {
+			return fmt.Errorf("nftables: %w", err)
+		}
 	}
-	if err := n.tracked.Ensure(want); err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
+	n.pruned = true
 	return nil
 }
 
 // Resync makes the next round read the tables again.
-func (n *NAT) Resync() { n.tracked.Resync() }
+func (n *NAT) Resync() {
+	n.tracked.Resync()
+	n.pruned = false
+}
 
 // Detach removes our tables from the calling process's network namespace, and says
 // which.
