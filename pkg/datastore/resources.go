@@ -357,11 +357,11 @@ func revisionOf(response *clientv3.TxnResponse) int64 {
 
 // lost says why the comparison of a commit did not hold.
 func lost(key api.Key, wanted int64, response *clientv3.TxnResponse) error {
-	kvs := response.Responses[0].GetResponseRange().Kvs
-	if len(kvs) == 0 {
+	has := revisionOf(response)
+	if has == 0 {
 		return fmt.Errorf("%s: %w", key, ErrNotFound)
 	}
-	return conflict(key, wanted, kvs[0].ModRevision)
+	return conflict(key, wanted, has)
 }
 
 // decode reads what is stored under key.
