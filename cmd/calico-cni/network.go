@@ -267,7 +267,7 @@ func (s *session) ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if c, ok := r.(*api.ClusterInformation); ok && c.Spec.DatastoreReady != nil && !*c.Spec.DatastoreReady {
+	if api.Locked(r) {
 		return types.NewError(types.ErrTryAgainLater, "the datastore is locked (ClusterInformation, datastoreReady: false)", "")
 	}
 	return nil

@@ -42,6 +42,13 @@ func KeyOf(r Resource) Key {
 	return Key{Kind: kind, Namespace: r.GetNamespace(), Name: r.GetName()}
 }
 
+// Locked tells whether r is a ClusterInformation that says that nobody is to change the
+// datastore (datastoreReady: false), as while it is migrated or its pools are split.
+func Locked(r Resource) bool {
+	c, ok := r.(*ClusterInformation)
+	return ok && c != nil && c.Spec.DatastoreReady != nil && !*c.Spec.DatastoreReady
+}
+
 // Change is one resource as it is now, or its absence.
 type Change struct {
 	Key      Key

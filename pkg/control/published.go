@@ -382,9 +382,5 @@ func clusterInformation() api.Key {
 	return api.Key{Kind: api.KindClusterInformation, Name: "default"}
 }
 
-// locked tells whether someone has locked the datastore, as is done while it is
-// migrated or its pools are split. The node goes on following it.
-func locked(resources *api.Store) bool {
-	c, ok := resources.Get(clusterInformation()).(*api.ClusterInformation)
-	return ok && c.Spec.DatastoreReady != nil && !*c.Spec.DatastoreReady
-}
+// locked tells whether someone has locked the datastore. The node goes on following it.
+func locked(resources *api.Store) bool { return api.Locked(resources.Get(clusterInformation())) }

@@ -54,6 +54,9 @@ func (al Allocation) Node() string {
 	return al.Owner
 }
 
+// UserNames are those of who has the address, for people.
+func (al Allocation) UserNames() string { return namesOf(al.Users) }
+
 // Use is an address that a resource has.
 type Use struct {
 	Address netip.Addr
@@ -113,11 +116,26 @@ func (r *Audit) Of(s State) []Allocation {
 	return out
 }
 
-// Sound tells whether nothing is wrong. What a writer may leave for a moment, and
-// what costs nothing, counts as sound.
-func (r *Audit) Sound() bool {
-	return len(r.Of(Leaked)) == 0 && len(r.Unassigned) == 0 && len(r.Conflicts) == 0 && len(r.LostHandles) == 0 &&
-		len(r.Orphans) == 0 && len(r.Unread) == 0 && !slices.ContainsFunc(r.Faults, func(f Fault) bool { return !f.Leftover })
+// Problems counts what is wrong. What a writer may leave for a moment, and what costs
+// nothing, does not count.
+func (r *Audit) Problems() int {
+	n := len(r.Of(Leaked)) + len(r.Unassigned) + len(r.Conflicts) + len(r.LostHandles) + len(r.Orphans) + len(r.Unread)
+	for _, f := range r.Faults {
+		if !f.Leftover {
+			n++
+		}
+	}
+	return n
+}
+
+// unreadUser returns an object that cannot be read and may say that it has any address,
+// or be on any node.
+func unreadUser(t datastore.Together) (api.Key, bool) {
+	i := slices.IndexFunc(t.Unread, func(k api.Key) bool { return k.Kind == api.KindWorkloadEndpoint || k.Kind == api.KindNode })
+	if i < 0 {
+		return api.Key{}, false
+	}
+	return t.Unread[i], true
 }
 
 func auditedKinds() []string {
@@ -151,9 +169,7 @@ func audit(t datastore.Together) *Audit {
 	users, uses := usersOf(t)
 	r.Endpoints, r.Nodes = len(t.ByKind[api.KindWorkloadEndpoint]), len(t.ByKind[api.KindNode])
 
-	blind := slices.ContainsFunc(t.Unread, func(k api.Key) bool {
-		return k.Kind == api.KindWorkloadEndpoint || k.Kind == api.KindNode
-	})
+	_, blind := unreadUser(t)
 	assigned := make(map[netip.Addr]bool)
 	held := make(map[string]bool)
 	blocks := of[*api.IPAMBlock](t, api.KindIPAMBlock)
@@ -290,7 +306,7 @@ func conflicts(al Allocation) []Conflict {
 		}
 	}
 	if len(workloads) > 1 || len(workloads) > 0 && len(workloads) < len(al.Users) {
-		out = append(out, Conflict{al.Address, "used by " + namesOf(al.Users)})
+		out = append(out, Conflict{al.Address, "used by " + al.UserNames()})
 	}
 	return out
 }
@@ -306,17 +322,15 @@ func namesOf(users []User) string {
 // orphans returns the blocks whose owner is no node and has no workloads, and
 // those of no pool that are empty.
 func orphans(t datastore.Together, blocks []*api.IPAMBlock) []Orphan {
+	if _, blind := unreadUser(t); blind {
+		return nil
+	}
 	nodes := make(map[string]bool)
 	for _, n := range t.ByKind[api.KindNode] {
 		nodes[n.GetName()] = true
 	}
 	for _, w := range of[*api.WorkloadEndpoint](t, api.KindWorkloadEndpoint) {
 		nodes[w.Spec.Node] = true
-	}
-	for _, key := range t.Unread {
-		if key.Kind == api.KindNode || key.Kind == api.KindWorkloadEndpoint {
-			return nil // it may be any node, or be on any
-		}
 	}
 	pools := readPools(of[*api.IPPool](t, api.KindIPPool))
 	var out []Orphan

@@ -82,8 +82,7 @@ func (c *Collector) Observe(changes []api.Change) {
 		case api.KindWorkloadEndpoint:
 			c.observeEndpoint(change)
 		case api.KindClusterInformation:
-			info, ok := change.Resource.(*api.ClusterInformation)
-			c.locked = ok && info.Spec.DatastoreReady != nil && !*info.Spec.DatastoreReady
+			c.locked = api.Locked(change.Resource)
 		case api.KindKubeControllersConfiguration:
 			if change.Key.Name == "default" {
 				c.grace = graceOf(change.Resource)

@@ -32,10 +32,8 @@ func (a *Allocator) Reclaim(ctx context.Context, wanted []Assignment) ([]Assignm
 		}
 		left := leakedOf(t, wanted)
 		if len(left) == 0 {
-			for _, key := range t.Unread {
-				if key.Kind == api.KindWorkloadEndpoint || key.Kind == api.KindNode {
-					return freed, fmt.Errorf("%w: %s cannot be read", ErrUnclear, key)
-				}
+			if key, blind := unreadUser(t); blind {
+				return freed, fmt.Errorf("%w: %s cannot be read", ErrUnclear, key)
 			}
 			return freed, nil
 		}

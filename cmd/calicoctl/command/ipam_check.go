@@ -8,10 +8,10 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"calico-xdp/cmd/calicoctl/output"
+	"calico-xdp/pkg/api"
 	"calico-xdp/pkg/ipam"
 
 	"github.com/spf13/cobra"
@@ -107,21 +107,10 @@ func (a *app) ipamCheck(ctx context.Context, o ipamCheckOptions) error {
 	if err != nil {
 		return err
 	}
-	if n := problems(audit); n > 0 {
+	if n := audit.Problems(); n > 0 {
 		return fmt.Errorf("IPAM: %s", plural(n, "problem"))
 	}
 	return nil
-}
-
-// problems counts what makes an audit unsound.
-func problems(r *ipam.Audit) int {
-	n := len(r.Of(ipam.Leaked)) + len(r.Unassigned) + len(r.Conflicts) + len(r.LostHandles) + len(r.Orphans) + len(r.Unread)
-	for _, f := range r.Faults {
-		if !f.Leftover {
-			n++
-		}
-	}
-	return n
 }
 
 func plural(n int, what string) string {
@@ -139,7 +128,7 @@ func writeAudit(w io.Writer, r *ipam.Audit, o ipamCheckOptions) {
 		plural(r.Handles, "handle"), plural(r.Endpoints, "workload endpoint"), plural(r.Nodes, "node"), plural(len(r.Pools), "enabled pool"))
 	if o.all {
 		for _, al := range r.Allocations {
-			state := "used by " + users(al)
+			state := "used by " + al.UserNames()
 			switch {
 			case al.State == ipam.Leaked:
 				state = "leaked"
@@ -206,7 +195,7 @@ func writeAudit(w io.Writer, r *ipam.Audit, o ipamCheckOptions) {
 	section("Not counted: left by writers that died, or under way", leftovers)
 	section("Not counted: assigned, and nothing says whether used", unknown)
 	section("Not counted: in use, in no enabled pool", foreign)
-	if n := problems(r); n == 0 {
+	if n := r.Problems(); n == 0 {
 		fmt.Fprintln(w, "No problem found.")
 	} else {
 		fmt.Fprintf(w, "Found %s.\n", plural(n, "problem"))
@@ -218,14 +207,6 @@ func addresses(n int) string {
 		return "1 address"
 	}
 	return fmt.Sprintf("%d addresses", n)
-}
-
-func users(al ipam.Allocation) string {
-	var out []string
-	for _, u := range al.Users {
-		out = append(out, u.String())
-	}
-	return strings.Join(out, " and ")
 }
 
 func describe(al ipam.Allocation) string {
@@ -287,10 +268,10 @@ type (
 )
 
 func (a *app) reportOf(r *ipam.Audit) ipamReport {
-	out := ipamReport{Version: a.Build.Version, Allocations: map[string][]reportAllocation{}, Problems: problems(r)}
+	out := ipamReport{Version: a.Build.Version, Allocations: map[string][]reportAllocation{}, Problems: r.Problems()}
 	if c := r.Cluster; c != nil {
 		out.ClusterGUID, out.ClusterType, out.ClusterRevision = c.Spec.ClusterGUID, c.Spec.ClusterType, c.ResourceVersion
-		out.DatastoreLocked = c.Spec.DatastoreReady != nil && !*c.Spec.DatastoreReady
+		out.DatastoreLocked = api.Locked(c)
 	}
 	for _, al := range r.Allocations {
 		ip := al.Address.String()

@@ -127,11 +127,11 @@ func (a *app) splitPool(ctx context.Context, cidr, name string, n int) error {
 		return err
 	}
 	defer s.Close()
-	cluster, err := s.Get(ctx, api.Key{Kind: api.KindClusterInformation, Name: "default"})
+	cluster, err := s.Get(ctx, clusterInfoKey())
 	if err != nil && !errors.Is(err, datastore.ErrNotFound) {
 		return err
 	}
-	if c, ok := cluster.(*api.ClusterInformation); !ok || c.Spec.DatastoreReady == nil || *c.Spec.DatastoreReady {
+	if !api.Locked(cluster) {
 		return errors.New("the datastore is not locked: run 'calicoctl datastore migrate lock' first")
 	}
 	pool, err := s.findPool(ctx, cidr, name)
@@ -221,21 +221,7 @@ func splitPrefix(p *api.IPPool, n int) ([]netip.Prefix, error) {
 	}
 	out := []netip.Prefix{netip.PrefixFrom(whole.Addr(), bits)}
 	for len(out) < n {
-		out = append(out, following(out[len(out)-1]))
+		out = append(out, netip.PrefixFrom(lastOf(out[len(out)-1]).Next(), bits))
 	}
 	return out, nil
-}
-
-// following returns the network of the same size that comes next.
-func following(p netip.Prefix) netip.Prefix {
-	b := p.Addr().AsSlice()
-	for i, step := (p.Bits()-1)/8, 1<<(7-(p.Bits()-1)%8); i >= 0; i-- {
-		sum := int(b[i]) + step
-		b[i] = byte(sum)
-		if step = sum >> 8; step == 0 {
-			break
-		}
-	}
-	next, _ := netip.AddrFromSlice(b)
-	return netip.PrefixFrom(next, p.Bits())
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 
 	"calico-xdp/pkg/ipam"
@@ -87,12 +88,7 @@ func (r repair) reclaim(ctx context.Context, audit *ipam.Audit) error {
 }
 
 func (r repair) mine(node string) bool {
-	for _, n := range r.nodes {
-		if n == node {
-			return true
-		}
-	}
-	return len(r.nodes) == 0
+	return len(r.nodes) == 0 || slices.Contains(r.nodes, node)
 }
 
 func newIPAMGC(a *app) *cobra.Command {

@@ -25,7 +25,7 @@ func (a *app) releaseReported(ctx context.Context, allocator *ipam.Allocator, o 
 	if err != nil {
 		return err
 	}
-	if ready := audit.Cluster.Spec.DatastoreReady; ready == nil || *ready {
+	if !api.Locked(audit.Cluster) {
 		if !o.force {
 			return errors.New("the datastore is not locked: lock it (calicoctl datastore migrate lock) and write a new report, or use --force")
 		}

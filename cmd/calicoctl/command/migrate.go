@@ -124,7 +124,7 @@ func (a *app) export(ctx context.Context, s store) error {
 	if err != nil {
 		return err
 	}
-	if ready := info.Spec.DatastoreReady; ready == nil || *ready {
+	if !api.Locked(info) {
 		return errors.New("datastore is not locked. Run the `calicoctl datastore migrate lock` command in order to begin migration")
 	}
 	names, err := s.kubernetesNames(ctx)
