@@ -108,7 +108,7 @@ func TestBlockNames(t *testing.T) {
 			t.Errorf("%s: %v, %v, %v", name, node, got, err)
 		}
 	}
-	for _, bad := range []string{"", "10.0.0.0", "10.0.0.1-26", "10.0.0.0-40", "x-1"} {
+	for _, bad := range []string{"", "10.0.0.0", "10.0.0.1-26", "10.0.0.0-40", "x-1", "0::-0", "FD02::-122", "fd02:0::-122"} {
 		if p, err := ParseBlockName(bad); err == nil {
 			t.Errorf("%q is %v", bad, p)
 		}

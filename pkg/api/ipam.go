@@ -144,7 +144,8 @@ func BlockName(p netip.Prefix) string {
 	return p.Addr().String() + "-" + strconv.Itoa(p.Bits())
 }
 
-// ParseBlockName reads what [BlockName] writes.
+// ParseBlockName reads what [BlockName] writes, and no other spelling of it: a
+// block has one name.
 func ParseBlockName(s string) (netip.Prefix, error) {
 	i := strings.LastIndexByte(s, '-')
 	if i < 0 {
@@ -153,6 +154,9 @@ func ParseBlockName(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s[:i] + "/" + s[i+1:])
 	if err != nil || p != p.Masked() {
 		return netip.Prefix{}, fmt.Errorf("block name %q: not a network", s)
+	}
+	if name := BlockName(p); name != s {
+		return netip.Prefix{}, fmt.Errorf("block name %q: is written %q", s, name)
 	}
 	return p, nil
 }

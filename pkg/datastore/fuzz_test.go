@@ -40,11 +40,13 @@ func FuzzKey(f *testing.F) {
 //
 // For long: go test ./pkg/datastore -run - -fuzz FuzzKeyOfName -fuzztime 10m
 func FuzzKeyOfName(f *testing.F) {
-	for i, name := range []string{"a", "prod/np", "10.0.0.0-26", "node-a/10.0.0.0-26", "default", "..", "a b", "ä", "\x00", "node/fd00::-122"} {
-		f.Add(uint8(i), "default", name)
-		f.Add(uint8(i+20), "", name)
-	}
 	kinds := api.Kinds()
+	for _, name := range []string{"a", "prod/np", "10.0.0.0-26", "node-a/10.0.0.0-26", "default", "..", "a b", "ä", "\x00", "node/fd00::-122", "0::-0", "0/0::-0"} {
+		for i := range kinds {
+			f.Add(uint8(i), "default", name)
+			f.Add(uint8(i), "", name)
+		}
+	}
 	c := newCodec()
 	f.Fuzz(func(t *testing.T, kind uint8, namespace, name string) {
 		key := c.withNamespace(api.Key{Kind: kinds[int(kind)%len(kinds)].Name, Namespace: namespace, Name: name})
