@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -12,39 +13,46 @@ import (
 // plugin does the same in its process.
 func ipamFuncs() skel.CNIFuncs {
 	return skel.CNIFuncs{
-		Add: func(c *skel.CmdArgs) error { return asCNI(ipamAdd(c)) },
-		Del: func(c *skel.CmdArgs) error { return asCNI(ipamDel(c)) },
-		Check: func(c *skel.CmdArgs) error {
-			return asCNI(ipamCheck(c))
-		},
-		GC:     func(c *skel.CmdArgs) error { return asCNI(ipamCollect(c)) },
-		Status: func(c *skel.CmdArgs) error { return asCNI(ipamStatus(c)) },
+		Add: asIPAM(commandTime, ipamAdd),
+		Del: asIPAM(commandTime, func(ctx context.Context, s *session, a *attachment, conf []byte) error {
+			if err := s.ready(ctx); err != nil {
+				return err
+			}
+			return s.release(ctx, a, conf)
+		}),
+		Check: asIPAM(commandTime, ipamCheck),
+		GC: asIPAM(commandTime, func(ctx context.Context, s *session, _ *attachment, _ []byte) error {
+			return s.collectAddresses(ctx, staleIn(s.conf))
+		}),
+		Status: asIPAM(statusTime, func(ctx context.Context, s *session, _ *attachment, _ []byte) error {
+			return s.reachable(ctx)
+		}),
 	}
 }
 
-// asIPAM makes the session hand out addresses itself, whatever name it was
-// called by.
-func asIPAM(ctx context.Context, cmd *skel.CmdArgs) (*session, *attachment, error) {
-	s, a, err := begin(ctx, cmd)
-	if err == nil {
+// asIPAM runs a command of the IPAM plugin, for that long at most. The session hands
+// out addresses itself, whatever name it was called by. conf is the network's
+// configuration as it was read.
+func asIPAM(limit time.Duration, do func(ctx context.Context, s *session, a *attachment, conf []byte) error) func(*skel.CmdArgs) error {
+	return func(cmd *skel.CmdArgs) error {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		s, a, err := begin(ctx, cmd)
+		if err != nil {
+			return asCNI(err)
+		}
+		defer s.close()
 		s.conf.IPAM.Type = "calico-ipam"
 		a.elsewhere = a.conf.Type != "calico"
+		return asCNI(do(ctx, s, a, cmd.StdinData))
 	}
-	return s, a, err
 }
 
-func ipamAdd(cmd *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
-	defer cancel()
-	s, a, err := asIPAM(ctx, cmd)
-	if err != nil {
-		return err
-	}
-	defer s.close()
+func ipamAdd(ctx context.Context, s *session, a *attachment, conf []byte) error {
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	addrs, err := s.assign(ctx, a, cmd.StdinData)
+	addrs, err := s.assign(ctx, a, conf)
 	if err != nil {
 		return err
 	}
@@ -55,28 +63,7 @@ func ipamAdd(cmd *skel.CmdArgs) error {
 	return types.PrintResult(r, s.conf.CNIVersion)
 }
 
-func ipamDel(cmd *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
-	defer cancel()
-	s, a, err := asIPAM(ctx, cmd)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	if err := s.ready(ctx); err != nil {
-		return err
-	}
-	return s.release(ctx, a, cmd.StdinData)
-}
-
-func ipamCheck(cmd *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
-	defer cancel()
-	s, a, err := asIPAM(ctx, cmd)
-	if err != nil {
-		return err
-	}
-	defer s.close()
+func ipamCheck(ctx context.Context, s *session, a *attachment, _ []byte) error {
 	prev, err := previous(s.conf)
 	if err != nil {
 		return err
@@ -86,26 +73,4 @@ func ipamCheck(cmd *skel.CmdArgs) error {
 		return err
 	}
 	return d.err()
-}
-
-func ipamCollect(cmd *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
-	defer cancel()
-	s, _, err := asIPAM(ctx, cmd)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	return s.collectAddresses(ctx, staleIn(s.conf))
-}
-
-func ipamStatus(cmd *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(context.Background(), statusTime)
-	defer cancel()
-	s, _, err := asIPAM(ctx, cmd)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	return s.reachable(ctx)
 }

@@ -104,28 +104,7 @@ func (w *world) forward() string {
 	if err != nil {
 		w.Fatal(err)
 	}
-	w.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			from, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer from.Close()
-				to, err := net.Dial("tcp", w.etcd.Address())
-				if err != nil {
-					return
-				}
-				defer to.Close()
-				go func() {
-					io.Copy(to, from)
-					to.Close()
-				}()
-				io.Copy(from, to)
-			}()
-		}
-	}()
+	testbed.Serve(w, l, testbed.Relay(func() (net.Conn, error) { return net.Dial("tcp", w.etcd.Address()) }))
 	return "http://" + l.Addr().String()
 }
 

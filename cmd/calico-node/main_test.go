@@ -120,26 +120,7 @@ func forwarded(t *testing.T, n *testbed.Namespace, to string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			outer, err := l.Accept()
-			if err != nil {
-				return
-			}
-			inner, err := n.Dial("tcp", to)
-			if err != nil {
-				outer.Close()
-				continue
-			}
-			for _, c := range [][2]net.Conn{{outer, inner}, {inner, outer}} {
-				go func() {
-					io.Copy(c[0], c[1])
-					c[0].Close()
-				}()
-			}
-		}
-	}()
+	testbed.Serve(t, l, testbed.Relay(func() (net.Conn, error) { return n.Dial("tcp", to) }))
 	return "http://" + l.Addr().String()
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/url"
 	"os"
@@ -137,28 +136,7 @@ func (c *EtcdCluster) relay(to string) string {
 	if err != nil {
 		c.t.Fatalf("etcd cluster: %v", err)
 	}
-	c.t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			from, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer from.Close()
-				far, err := c.clients.DialTimeout("tcp", to, time.Second)
-				if err != nil {
-					return
-				}
-				defer far.Close()
-				go func() {
-					io.Copy(far, from)
-					far.Close()
-				}()
-				io.Copy(from, far)
-			}()
-		}
-	}()
+	Serve(c.t, l, Relay(func() (net.Conn, error) { return c.clients.DialTimeout("tcp", to, time.Second) }))
 	return "http://" + l.Addr().String()
 }
 

@@ -36,19 +36,7 @@ func TestSYNFlood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				io.Copy(conn, conn)
-			}()
-		}
-	}()
+	testbed.Serve(t, l, testbed.Echo)
 	target := net.JoinHostPort(db.v4.String(), strconv.Itoa(7000))
 	var streams []net.Conn
 	for range *floodStreams {

@@ -30,10 +30,7 @@ func (c *cluster) mirror(n *testbed.Namespace) {
 	if err != nil {
 		c.Fatal(err)
 	}
-	c.Cleanup(func() {
-		l.Close()
-		u.Close()
-	})
+	c.Cleanup(func() { u.Close() })
 	// It answers from the address that it was asked at. The host's own choice would be its
 	// address in the tunnel.
 	udp := u.(*net.UDPConn)
@@ -42,16 +39,7 @@ func (c *cluster) mirror(n *testbed.Namespace) {
 	} else if err := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1) }); err != nil {
 		c.Fatal(err)
 	}
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			fmt.Fprint(conn, conn.RemoteAddr())
-			conn.Close()
-		}
-	}()
+	testbed.Serve(c, l, func(conn net.Conn) { fmt.Fprint(conn, conn.RemoteAddr()) })
 	go func() {
 		buf, control := make([]byte, 16), make([]byte, 128)
 		for {

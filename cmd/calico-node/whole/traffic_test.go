@@ -124,19 +124,8 @@ func (c *cluster) serve(n *testbed.Namespace, ports ...int) {
 		if err != nil {
 			c.Fatal(err)
 		}
-		c.Cleanup(func() {
-			l.Close()
-			u.Close()
-		})
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				conn.Close()
-			}
-		}()
+		c.Cleanup(func() { u.Close() })
+		testbed.Serve(c, l, func(net.Conn) {})
 		go func() {
 			buf := make([]byte, 2048)
 			for {

@@ -36,19 +36,7 @@ func TestWorkloadToItselfThroughTheHost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer conn.Close()
-					_, _ = io.Copy(conn, conn)
-				}()
-			}
-		}()
+		testbed.Serve(t, l, testbed.Echo)
 		if err := echoes(w.Namespace, net.JoinHostPort(service, "80")); err != nil {
 			t.Errorf("%s: %v\n%s", service, err, n.counts(t))
 		}
