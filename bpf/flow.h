@@ -321,7 +321,23 @@ static __always_inline void flow_touch(struct __sk_buff *skb, struct flow *flow,
 		flow->state |= p->sender ? FLOW_CLOSED_B : FLOW_CLOSED_A;
 }
 
-/* Whether the packet comes from where its source lives. */
+/* Whether a workload starts a tunnel that it may not have. */
+static __always_inline int flow_tunnels(const struct flow *flow, const struct packet *p)
+{
+	__u32 zero = 0;
+	struct settings *now;
+
+	if ((p->key.protocol != IPPROTO_IPIP && p->key.protocol != IPPROTO_UDP) || !flow_sent_by_opener(flow, p))
+		return 0;
+	now = bpf_map_lookup_elem(&settings, &zero);
+	if (!now)
+		return 1;
+	if (p->key.protocol == IPPROTO_IPIP)
+		return !(now->workload_tunnels & WORKLOAD_IPIP);
+	return (p->sender ? p->key.a_port : p->key.b_port) == now->vxlan_port && !(now->workload_tunnels & WORKLOAD_VXLAN);
+}
+
+/* Whether the packet comes from where its source lives, and is what may come from there. */
 static __always_inline enum reason flow_check_source(struct __sk_buff *skb, const struct flow *flow,
 						     const struct packet *p, enum hook hook)
 {
@@ -339,6 +355,8 @@ static __always_inline enum reason flow_check_source(struct __sk_buff *skb, cons
 		    (*(__u32 *)&eth->h_source[0] != *(__u32 *)&from->mac[0] ||
 		     *(__u16 *)&eth->h_source[4] != *(__u16 *)&from->mac[4]))
 			return DROP_SPOOFED;
+		if (flow_tunnels(flow, p))
+			return DROP_TUNNEL;
 	} else if (hook == HOOK_FROM_NETWORK && !p->icmp_error) {
 		if (slot || flow->next_hop.forward == FORWARD_HOST)
 			return DROP_MARTIAN;

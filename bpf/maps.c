@@ -12,6 +12,7 @@ const volatile enum route_kind route_kind_names;
 const volatile enum to_host to_host_names;
 const volatile enum rule_action rule_action_names;
 const volatile enum host_policy host_policy_names;
+const volatile enum workload_tunnel workload_tunnel_names;
 const volatile enum rpf rpf_names;
 const volatile enum direction direction_names;
 const volatile enum nat_net nat_net_names;

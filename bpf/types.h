@@ -58,6 +58,7 @@ enum reason {
 	DROP_NO_NEXT_HOP,	/* the kernel has no route to the node */
 	DROP_RPF,		/* where it came in is no way back to its source */
 	DROP_ECN,		/* a tunnel's congestion mark that it cannot carry (RFC 6040) */
+	DROP_TUNNEL,		/* a workload's own IPIP or VXLAN (allow…PacketsFromWorkloads) */
 	REASON_MAX,
 };
 
@@ -367,6 +368,15 @@ struct settings {
 	__u8 rpf;		/* enum rpf, of the host's interfaces */
 	__u32 event_rate;	/* events per CPU and second */
 	__u32 nat_mark;		/* on packets that the host's stack is to masquerade */
+	__u32 workload_tunnels;	/* set of enum workload_tunnel */
+};
+
+/* What workloads may encapsulate themselves. Once the host's NAT has given it the host's
+ * address, another node would open it as ours.
+ */
+enum workload_tunnel {
+	WORKLOAD_IPIP = 1,
+	WORKLOAD_VXLAN = 2,
 };
 
 /* What the way back to a packet's source has to be. */

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"calico-xdp/pkg/control"
+	"calico-xdp/pkg/control/desired"
 	"calico-xdp/pkg/datastore"
 	"calico-xdp/pkg/nodeapi"
 )
@@ -34,7 +35,7 @@ type config struct {
 
 	environment *control.Environment
 	etcd        datastore.Config
-	level       slog.Level
+	level       slog.LevelVar
 }
 
 // complete reads the environment and checks everything.
@@ -80,8 +81,7 @@ func (c *config) complete(environ []string) error {
 	if c.logFormat != "text" && c.logFormat != "json" {
 		errs = append(errs, fmt.Errorf("--log-format %q: want text or json", c.logFormat))
 	}
-	c.level, err = logLevel(c.logLevel, c.environment.Config.Felix["logseverityscreen"])
-	errs = append(errs, err)
+	errs = append(errs, c.setLevel(desired.Compute(desired.Input{Node: c.environment.Node, Config: c.environment.Config}).LogLevel))
 	for _, dir := range []struct {
 		flag string
 		path *string
@@ -95,27 +95,18 @@ func (c *config) complete(environ []string) error {
 	return errors.Join(errs...)
 }
 
-// logLevel takes the flag's word, else Felix's (Debug, Info, Warning, Error,
-// Fatal, None).
-func logLevel(flag, felix string) (slog.Level, error) {
-	word := flag
-	if word == "" {
-		word = felix
+// setLevel sets what is logged: the flag's word, else what FelixConfiguration says.
+func (c *config) setLevel(felix slog.Level) error {
+	if c.logLevel == "" {
+		c.level.Set(felix)
+		return nil
 	}
-	switch strings.ToLower(word) {
-	case "trace", "debug":
-		return slog.LevelDebug, nil
-	case "", "info":
-		return slog.LevelInfo, nil
-	case "warn", "warning":
-		return slog.LevelWarn, nil
-	case "error", "fatal", "none":
-		return slog.LevelError, nil
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.logLevel)); err != nil {
+		return fmt.Errorf("--log-level %q: want debug, info, warn or error", c.logLevel)
 	}
-	if flag == "" {
-		return slog.LevelInfo, nil // FelixConfiguration's faults do not stop the node
-	}
-	return 0, fmt.Errorf("--log-level %q: want debug, info, warn or error", flag)
+	c.level.Set(level)
+	return nil
 }
 
 func (c *config) socket() string { return nodeapi.SocketPath(c.runDir) }

@@ -22,7 +22,7 @@ func newLogger(c *config) (*slog.Logger, io.Closer) {
 		}
 		out, file = io.MultiWriter(os.Stdout, &optional{Writer: rotated}), rotated
 	}
-	options := &slog.HandlerOptions{Level: c.level}
+	options := &slog.HandlerOptions{Level: &c.level}
 	if c.logFormat == "json" {
 		return slog.New(slog.NewJSONHandler(out, options)), file
 	}

@@ -103,7 +103,7 @@ func addFlags(cmd *cobra.Command, c *config) {
 	f.StringVar(&c.pinDir, "pin-dir", "/sys/fs/bpf/calico-xdp", "directory on a bpffs that keeps programs and tables while the daemon is away")
 	f.StringVar(&c.logDir, "log-dir", "/var/log/calico", "where calico-node/current is written, unless CALICO_DISABLE_FILE_LOGGING=true; empty: nowhere")
 	f.StringVar(&c.logFormat, "log-format", "text", `"text" or "json"`)
-	f.StringVar(&c.logLevel, "log-level", "", `"debug", "info", "warn" or "error" (default FELIX_LOGSEVERITYSCREEN, else info)`)
+	f.StringVar(&c.logLevel, "log-level", "", `"debug", "info", "warn" or "error" (default logSeverityScreen of FelixConfiguration, else info)`)
 	f.StringVar(&c.nodenameFile, "nodename-file", "/var/lib/calico/nodename", "where the node's name is written for CNI, and beside it, as mtu, the workloads' MTU; empty: nowhere")
 	f.BoolVar(&c.xdp, "xdp", false, "attach the XDP program to the uplinks")
 	f.BoolVar(&c.clsact, "clsact", false, "attach through clsact even where the kernel has tcx")

@@ -131,6 +131,7 @@ func runLogged(ctx context.Context, c *config, log *slog.Logger) (err error) {
 			reporter.Observe(changes)
 			operations.Observe(changes)
 			servers.Set(want.Servers)
+			c.setLevel(want.LogLevel) // checked before the start
 			mtu.write(want.WorkloadMTU)
 			answers.Observe(changes, want)
 			if kube != nil {

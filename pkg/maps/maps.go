@@ -46,6 +46,8 @@ type (
 	RouteKind    = bpfRouteKind
 	ToHost       = bpfToHost
 	RuleAction   = bpfRuleAction
+	// WorkloadTunnel is a bit of Settings.WorkloadTunnels.
+	WorkloadTunnel = bpfWorkloadTunnel
 )
 
 // The enums' values.
@@ -94,6 +96,9 @@ const (
 
 	HostPolicyTracked   = bpfHostPolicyHOST_POLICY_TRACKED
 	HostPolicyUntracked = bpfHostPolicyHOST_POLICY_UNTRACKED
+
+	WorkloadIPIP  = bpfWorkloadTunnelWORKLOAD_IPIP
+	WorkloadVXLAN = bpfWorkloadTunnelWORKLOAD_VXLAN
 
 	RPFDisabled = bpfRpfRPF_DISABLED
 	RPFLoose    = bpfRpfRPF_LOOSE

@@ -325,7 +325,8 @@ const (
 	bpfReasonDROP_NO_NEXT_HOP    bpfReason = 26
 	bpfReasonDROP_RPF            bpfReason = 27
 	bpfReasonDROP_ECN            bpfReason = 28
-	bpfReasonREASON_MAX          bpfReason = 29
+	bpfReasonDROP_TUNNEL         bpfReason = 29
+	bpfReasonREASON_MAX          bpfReason = 30
 )
 
 type bpfRoute struct {
@@ -389,18 +390,20 @@ type bpfSearch struct {
 }
 
 type bpfSettings struct {
-	_          structs.HostLayout
-	Node4      bpfAddress
-	Node6      bpfAddress
-	VxlanMac   [6]uint8
-	VxlanPort  uint16
-	VxlanVni   uint32
-	ToHost     uint8
-	HostPolicy uint8
-	Events     uint8
-	Rpf        uint8
-	EventRate  uint32
-	NatMark    uint32
+	_               structs.HostLayout
+	Node4           bpfAddress
+	Node6           bpfAddress
+	VxlanMac        [6]uint8
+	VxlanPort       uint16
+	VxlanVni        uint32
+	ToHost          uint8
+	HostPolicy      uint8
+	Events          uint8
+	Rpf             uint8
+	EventRate       uint32
+	NatMark         uint32
+	WorkloadTunnels uint32
+	_               [4]byte
 }
 
 type bpfSourceKey struct {
@@ -437,58 +440,66 @@ const (
 	bpfTrieShapeTRIE_ROOTS bpfTrieShape = 4096
 )
 
+type bpfWorkloadTunnel uint32
+
+const (
+	bpfWorkloadTunnelWORKLOAD_IPIP  bpfWorkloadTunnel = 1
+	bpfWorkloadTunnelWORKLOAD_VXLAN bpfWorkloadTunnel = 2
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapAllowedSources    = "allowed_sources"
-	bpfMapClassNodes        = "class_nodes"
-	bpfMapCounters          = "counters"
-	bpfMapEndpoints         = "endpoints"
-	bpfMapEventBudgets      = "event_budgets"
-	bpfMapEvents            = "events"
-	bpfMapExplanations      = "explanations"
-	bpfMapFailsafe          = "failsafe"
-	bpfMapFailsafePorts     = "failsafe_ports"
-	bpfMapFlowTables        = "flow_tables"
-	bpfMapFlows             = "flows"
-	bpfMapFlowsRefused      = "flows_refused"
-	bpfMapFragments         = "fragments"
-	bpfMapHostClasses       = "host_classes"
-	bpfMapHostEndpoints     = "host_endpoints"
-	bpfMapNatNets           = "nat_nets"
-	bpfMapNetClasses        = "net_classes"
-	bpfMapNewFlows          = "new_flows"
-	bpfMapPathMtus          = "path_mtus"
-	bpfMapPeers             = "peers"
-	bpfMapPlaceNodes        = "place_nodes"
-	bpfMapPortClasses       = "port_classes"
-	bpfMapRoutes            = "routes"
-	bpfMapRuleCounters      = "rule_counters"
-	bpfMapRuleNames         = "rule_names"
-	bpfMapRulesetWords      = "ruleset_words"
-	bpfMapScratch           = "scratch"
-	bpfMapSearches          = "searches"
-	bpfMapSettings          = "settings"
-	bpfMapWorkloads         = "workloads"
-	bpfVarDirectionNames    = "direction_names"
-	bpfVarEndpointFlagNames = "endpoint_flag_names"
-	bpfVarEventKindNames    = "event_kind_names"
-	bpfVarEventLayout       = "event_layout"
-	bpfVarFlowStateNames    = "flow_state_names"
-	bpfVarFlowTableNames    = "flow_table_names"
-	bpfVarForwardNames      = "forward_names"
-	bpfVarHookNames         = "hook_names"
-	bpfVarHostPolicyNames   = "host_policy_names"
-	bpfVarNatNetNames       = "nat_net_names"
-	bpfVarPlaceNames        = "place_names"
-	bpfVarReasonNames       = "reason_names"
-	bpfVarRouteKindNames    = "route_kind_names"
-	bpfVarRpfNames          = "rpf_names"
-	bpfVarRuleActionNames   = "rule_action_names"
-	bpfVarToHostNames       = "to_host_names"
-	bpfVarTrieEntryNames    = "trie_entry_names"
-	bpfVarTrieShapeNames    = "trie_shape_names"
+	bpfMapAllowedSources      = "allowed_sources"
+	bpfMapClassNodes          = "class_nodes"
+	bpfMapCounters            = "counters"
+	bpfMapEndpoints           = "endpoints"
+	bpfMapEventBudgets        = "event_budgets"
+	bpfMapEvents              = "events"
+	bpfMapExplanations        = "explanations"
+	bpfMapFailsafe            = "failsafe"
+	bpfMapFailsafePorts       = "failsafe_ports"
+	bpfMapFlowTables          = "flow_tables"
+	bpfMapFlows               = "flows"
+	bpfMapFlowsRefused        = "flows_refused"
+	bpfMapFragments           = "fragments"
+	bpfMapHostClasses         = "host_classes"
+	bpfMapHostEndpoints       = "host_endpoints"
+	bpfMapNatNets             = "nat_nets"
+	bpfMapNetClasses          = "net_classes"
+	bpfMapNewFlows            = "new_flows"
+	bpfMapPathMtus            = "path_mtus"
+	bpfMapPeers               = "peers"
+	bpfMapPlaceNodes          = "place_nodes"
+	bpfMapPortClasses         = "port_classes"
+	bpfMapRoutes              = "routes"
+	bpfMapRuleCounters        = "rule_counters"
+	bpfMapRuleNames           = "rule_names"
+	bpfMapRulesetWords        = "ruleset_words"
+	bpfMapScratch             = "scratch"
+	bpfMapSearches            = "searches"
+	bpfMapSettings            = "settings"
+	bpfMapWorkloads           = "workloads"
+	bpfVarDirectionNames      = "direction_names"
+	bpfVarEndpointFlagNames   = "endpoint_flag_names"
+	bpfVarEventKindNames      = "event_kind_names"
+	bpfVarEventLayout         = "event_layout"
+	bpfVarFlowStateNames      = "flow_state_names"
+	bpfVarFlowTableNames      = "flow_table_names"
+	bpfVarForwardNames        = "forward_names"
+	bpfVarHookNames           = "hook_names"
+	bpfVarHostPolicyNames     = "host_policy_names"
+	bpfVarNatNetNames         = "nat_net_names"
+	bpfVarPlaceNames          = "place_names"
+	bpfVarReasonNames         = "reason_names"
+	bpfVarRouteKindNames      = "route_kind_names"
+	bpfVarRpfNames            = "rpf_names"
+	bpfVarRuleActionNames     = "rule_action_names"
+	bpfVarToHostNames         = "to_host_names"
+	bpfVarTrieEntryNames      = "trie_entry_names"
+	bpfVarTrieShapeNames      = "trie_shape_names"
+	bpfVarWorkloadTunnelNames = "workload_tunnel_names"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -575,24 +586,25 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	DirectionNames    *ebpf.VariableSpec `ebpf:"direction_names"`
-	EndpointFlagNames *ebpf.VariableSpec `ebpf:"endpoint_flag_names"`
-	EventKindNames    *ebpf.VariableSpec `ebpf:"event_kind_names"`
-	EventLayout       *ebpf.VariableSpec `ebpf:"event_layout"`
-	FlowStateNames    *ebpf.VariableSpec `ebpf:"flow_state_names"`
-	FlowTableNames    *ebpf.VariableSpec `ebpf:"flow_table_names"`
-	ForwardNames      *ebpf.VariableSpec `ebpf:"forward_names"`
-	HookNames         *ebpf.VariableSpec `ebpf:"hook_names"`
-	HostPolicyNames   *ebpf.VariableSpec `ebpf:"host_policy_names"`
-	NatNetNames       *ebpf.VariableSpec `ebpf:"nat_net_names"`
-	PlaceNames        *ebpf.VariableSpec `ebpf:"place_names"`
-	ReasonNames       *ebpf.VariableSpec `ebpf:"reason_names"`
-	RouteKindNames    *ebpf.VariableSpec `ebpf:"route_kind_names"`
-	RpfNames          *ebpf.VariableSpec `ebpf:"rpf_names"`
-	RuleActionNames   *ebpf.VariableSpec `ebpf:"rule_action_names"`
-	ToHostNames       *ebpf.VariableSpec `ebpf:"to_host_names"`
-	TrieEntryNames    *ebpf.VariableSpec `ebpf:"trie_entry_names"`
-	TrieShapeNames    *ebpf.VariableSpec `ebpf:"trie_shape_names"`
+	DirectionNames      *ebpf.VariableSpec `ebpf:"direction_names"`
+	EndpointFlagNames   *ebpf.VariableSpec `ebpf:"endpoint_flag_names"`
+	EventKindNames      *ebpf.VariableSpec `ebpf:"event_kind_names"`
+	EventLayout         *ebpf.VariableSpec `ebpf:"event_layout"`
+	FlowStateNames      *ebpf.VariableSpec `ebpf:"flow_state_names"`
+	FlowTableNames      *ebpf.VariableSpec `ebpf:"flow_table_names"`
+	ForwardNames        *ebpf.VariableSpec `ebpf:"forward_names"`
+	HookNames           *ebpf.VariableSpec `ebpf:"hook_names"`
+	HostPolicyNames     *ebpf.VariableSpec `ebpf:"host_policy_names"`
+	NatNetNames         *ebpf.VariableSpec `ebpf:"nat_net_names"`
+	PlaceNames          *ebpf.VariableSpec `ebpf:"place_names"`
+	ReasonNames         *ebpf.VariableSpec `ebpf:"reason_names"`
+	RouteKindNames      *ebpf.VariableSpec `ebpf:"route_kind_names"`
+	RpfNames            *ebpf.VariableSpec `ebpf:"rpf_names"`
+	RuleActionNames     *ebpf.VariableSpec `ebpf:"rule_action_names"`
+	ToHostNames         *ebpf.VariableSpec `ebpf:"to_host_names"`
+	TrieEntryNames      *ebpf.VariableSpec `ebpf:"trie_entry_names"`
+	TrieShapeNames      *ebpf.VariableSpec `ebpf:"trie_shape_names"`
+	WorkloadTunnelNames *ebpf.VariableSpec `ebpf:"workload_tunnel_names"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -686,24 +698,25 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	DirectionNames    *ebpf.Variable `ebpf:"direction_names"`
-	EndpointFlagNames *ebpf.Variable `ebpf:"endpoint_flag_names"`
-	EventKindNames    *ebpf.Variable `ebpf:"event_kind_names"`
-	EventLayout       *ebpf.Variable `ebpf:"event_layout"`
-	FlowStateNames    *ebpf.Variable `ebpf:"flow_state_names"`
-	FlowTableNames    *ebpf.Variable `ebpf:"flow_table_names"`
-	ForwardNames      *ebpf.Variable `ebpf:"forward_names"`
-	HookNames         *ebpf.Variable `ebpf:"hook_names"`
-	HostPolicyNames   *ebpf.Variable `ebpf:"host_policy_names"`
-	NatNetNames       *ebpf.Variable `ebpf:"nat_net_names"`
-	PlaceNames        *ebpf.Variable `ebpf:"place_names"`
-	ReasonNames       *ebpf.Variable `ebpf:"reason_names"`
-	RouteKindNames    *ebpf.Variable `ebpf:"route_kind_names"`
-	RpfNames          *ebpf.Variable `ebpf:"rpf_names"`
-	RuleActionNames   *ebpf.Variable `ebpf:"rule_action_names"`
-	ToHostNames       *ebpf.Variable `ebpf:"to_host_names"`
-	TrieEntryNames    *ebpf.Variable `ebpf:"trie_entry_names"`
-	TrieShapeNames    *ebpf.Variable `ebpf:"trie_shape_names"`
+	DirectionNames      *ebpf.Variable `ebpf:"direction_names"`
+	EndpointFlagNames   *ebpf.Variable `ebpf:"endpoint_flag_names"`
+	EventKindNames      *ebpf.Variable `ebpf:"event_kind_names"`
+	EventLayout         *ebpf.Variable `ebpf:"event_layout"`
+	FlowStateNames      *ebpf.Variable `ebpf:"flow_state_names"`
+	FlowTableNames      *ebpf.Variable `ebpf:"flow_table_names"`
+	ForwardNames        *ebpf.Variable `ebpf:"forward_names"`
+	HookNames           *ebpf.Variable `ebpf:"hook_names"`
+	HostPolicyNames     *ebpf.Variable `ebpf:"host_policy_names"`
+	NatNetNames         *ebpf.Variable `ebpf:"nat_net_names"`
+	PlaceNames          *ebpf.Variable `ebpf:"place_names"`
+	ReasonNames         *ebpf.Variable `ebpf:"reason_names"`
+	RouteKindNames      *ebpf.Variable `ebpf:"route_kind_names"`
+	RpfNames            *ebpf.Variable `ebpf:"rpf_names"`
+	RuleActionNames     *ebpf.Variable `ebpf:"rule_action_names"`
+	ToHostNames         *ebpf.Variable `ebpf:"to_host_names"`
+	TrieEntryNames      *ebpf.Variable `ebpf:"trie_entry_names"`
+	TrieShapeNames      *ebpf.Variable `ebpf:"trie_shape_names"`
+	WorkloadTunnelNames *ebpf.Variable `ebpf:"workload_tunnel_names"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

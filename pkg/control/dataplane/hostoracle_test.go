@@ -124,7 +124,7 @@ func TestHostEndpointsAgreeWithOracle(t *testing.T) {
 // interface, where BPF_PROG_TEST_RUN is. It returns two addresses of the host.
 func hosted(t *rapid.T, d *Dataplane, store *api.Store, tables *policy.Tables, on map[int]api.Key, failsafe map[desired.FailsafePort]bool) ([]netip.Addr, *desired.Dataplane) {
 	w := desired.Dataplane{
-		Policy: tables, Endpoints: localEndpoints(store), ToHost: desired.ToHostReturn,
+		Policy: tables, VXLANPort: 4789, Endpoints: localEndpoints(store), ToHost: desired.ToHostReturn,
 		HostEndpoints: on, Failsafe: failsafe, Routes: make(map[netip.Prefix]desired.Route),
 	}
 	local := make(map[netip.Addr]bool)

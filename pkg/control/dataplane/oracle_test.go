@@ -107,7 +107,7 @@ func agree(t *testing.T, d *Dataplane, stores *rapid.Generator[*api.Store], pack
 // ensured brings compiled resources into a dataplane.
 func ensured(t *rapid.T, d *Dataplane, store *api.Store, tables *policy.Tables) *desired.Dataplane {
 	t.Helper()
-	state := &desired.State{Dataplane: desired.Dataplane{Policy: tables, Endpoints: localEndpoints(store)}}
+	state := &desired.State{Dataplane: desired.Dataplane{Policy: tables, VXLANPort: 4789, Endpoints: localEndpoints(store)}}
 	pretendAttached(d, state)
 	if err := d.Ensure(context.Background(), state); err != nil {
 		t.Fatal(err)

@@ -104,6 +104,35 @@ func TestReversePath(t *testing.T) {
 	}
 }
 
+// What workloads encapsulate themselves: natOutgoing would make it their node's.
+func TestTunnelsOfWorkloads(t *testing.T) {
+	b := newBed(t)
+	hook, drop := loader.FromWorkload, "shot drop_tunnel"
+	unchecked := func(*testing.T, []byte, []byte) {}
+	for _, c := range []struct{ ipip, vxlan bool }{{false, false}, {true, false}, {false, true}, {true, true}} {
+		b.state.Dataplane.WorkloadIPIP, b.state.Dataplane.WorkloadVXLAN = c.ipip, c.vxlan
+		b.sync(t)
+		want := func(allowed bool, pass string) string {
+			if allowed {
+				return pass
+			}
+			return drop
+		}
+		const out, in = "next pass_to_stack", "redirect pass_to_workload"
+		b.fire(t, []trial{
+			{name: "IPIP to a node", hook: hook, on: "cali1", packet: ipip(frame(w1, ipip4), w1, ipip4).IPv4(remoteIPIP4, w2).UDP(1, 2), want: want(c.ipip, out), check: unchecked},
+			{name: "IPIP to a workload", hook: hook, on: "cali1", packet: frame(w1, w2).Protocol(4).Payload(20), want: want(c.ipip, in), check: unchecked},
+			{name: "IPIP over IPv6", hook: hook, on: "cali1", packet: frame(x1, outside6).Protocol(4).Payload(20), want: want(c.ipip, out), check: unchecked},
+			{name: "VXLAN to a node", hook: hook, on: "cali1", packet: frame(w1, vxlan4).UDP(1, 4789).Payload(50), want: want(c.vxlan, out), check: unchecked},
+			{name: "VXLAN to a workload", hook: hook, on: "cali1", packet: frame(x1, x2).UDP(1, 4789), want: want(c.vxlan, in), check: unchecked},
+			{name: "another port", hook: hook, on: "cali1", packet: frame(w1, vxlan4).UDP(4789, 4790), want: out, check: unchecked},
+			{name: "TCP", hook: hook, on: "cali1", packet: frame(w1, w2).TCP(1, 4789, "S"), want: in, check: unchecked},
+			{name: "an answer to that port", hook: hook, on: "cali2", packet: frame(w2, w1).UDP(2, 4789), want: in, check: unchecked,
+				after: []trial{{hook: hook, on: "cali1", packet: frame(w1, w2).UDP(4789, 2), want: in, check: unchecked}}},
+		})
+	}
+}
+
 // What comes out of a tunnel for the host itself has to be of that node, too.
 func TestTunnelsToTheHost(t *testing.T) {
 	b := newBed(t)

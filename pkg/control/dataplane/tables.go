@@ -36,6 +36,13 @@ var rpfs = map[desired.RPF]uint8{
 }
 
 func settingsOf(w *desired.Dataplane) map[uint32]kernel.Settings {
+	var tunnels kernel.WorkloadTunnel
+	if w.WorkloadIPIP {
+		tunnels |= kernel.WorkloadIPIP
+	}
+	if w.WorkloadVXLAN {
+		tunnels |= kernel.WorkloadVXLAN
+	}
 	return map[uint32]kernel.Settings{0: {
 		Node4:     kernel.NewAddress(w.Node.IPv4),
 		Node6:     kernel.NewAddress(w.Node.IPv6),
@@ -47,6 +54,8 @@ func settingsOf(w *desired.Dataplane) map[uint32]kernel.Settings {
 
 		HostPolicy: hostPolicy(w),
 		NatMark:    w.NATMark,
+
+		WorkloadTunnels: uint32(tunnels),
 	}}
 }
 

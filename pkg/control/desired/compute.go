@@ -71,7 +71,7 @@ func (c *Computer) Compute(in Input, changes []api.Change) *State {
 				Object: EnvironmentObject, Err: fmt.Errorf("CALICO_NETWORKING_BACKEND %q: want bird, vxlan or none", b),
 			})
 		}
-		c.out.Servers = c.settings.servers
+		c.out.Servers, c.out.LogLevel = c.settings.servers, c.settings.logLevel
 	}
 	if c.stale.pools {
 		c.problems.pools = c.cluster.readPools(in.Resources)

@@ -25,7 +25,9 @@ func (c *Computer) computeLocal(in Input, links bool) {
 	s := State{
 		Dataplane: Dataplane{
 			Endpoints: make(map[api.Key]Endpoint),
-			ToHost:    set.toHost, RPF: set.rpf, NoXDP: !set.xdp, VXLANPort: set.vxlanPort, VXLANVNI: set.vxlanVNI, Tables: set.tables,
+			ToHost:    set.toHost, RPF: set.rpf, NoXDP: !set.xdp, Tables: set.tables,
+			VXLANPort: set.vxlanPort, VXLANVNI: set.vxlanVNI,
+			WorkloadIPIP: set.workloadIPIP, WorkloadVXLAN: set.workloadVXLAN,
 			Node: NodeAddresses{
 				IPv4: c.cluster.self.ipv4.Addr(), IPv6: c.cluster.self.ipv6.Addr(),
 				VXLANMAC: c.cluster.self.mac4, VXLANMACv6: c.cluster.self.mac6,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math"
 	"regexp"
@@ -25,6 +26,8 @@ type settings struct {
 	rpf               RPF
 	xdp               bool // XDP programs may be attached
 	anySource         bool // workloads may ask to send from any address
+	workloadIPIP      bool // workloads may encapsulate
+	workloadVXLAN     bool
 	dataInterfaces    *regexp.Regexp
 	interfacePrefixes []string
 	vxlanPort         uint16
@@ -37,6 +40,7 @@ type settings struct {
 	ipForwarding      bool
 	ipv6              bool
 	servers           Servers
+	logLevel          slog.Level
 	nat               natSettings
 	excluded          []*regexp.Regexp // interfaces that no host endpoint is on
 	// What no policy closes; nil: not configured.
@@ -100,6 +104,8 @@ func (s *settings) parameters() []parameter {
 			s.anySource = allowed
 			return nil
 		}},
+		{"allowIPIPPacketsFromWorkloads", boolean(&s.workloadIPIP)},
+		{"allowVXLANPacketsFromWorkloads", boolean(&s.workloadVXLAN)},
 		{"bpfDataIfacePattern", func(v string) error {
 			re, err := regexp.Compile(v)
 			if err == nil {
@@ -164,6 +170,22 @@ func (s *settings) parameters() []parameter {
 			return nil
 		}},
 		{"ipv6Support", boolean(&s.ipv6)},
+		{"logSeverityScreen", func(v string) error {
+			level, ok := map[string]slog.Level{
+				"trace": slog.LevelDebug, "debug": slog.LevelDebug, "info": slog.LevelInfo, "warning": slog.LevelWarn,
+				"error": slog.LevelError, "fatal": slog.LevelError, "none": slog.LevelError,
+			}[strings.ToLower(v)]
+			if !ok {
+				return errors.New("want Debug, Info, Warning, Error or Fatal")
+			}
+			s.logLevel = level
+			return nil
+		}},
+		// Whoever asks for these must not believe that they have them.
+		{"wireguardEnabled", absent("false", "this node does not encrypt what it sends to others")},
+		{"wireguardEnabledV6", absent("false", "this node does not encrypt what it sends to others")},
+		{"floatingIPs", absent("disabled", "this node does not translate floating addresses")},
+		{"externalNodesList", absent("[]", "this node opens tunnels for the cluster's nodes only")},
 		{"prometheusMetricsEnabled", boolean(&s.servers.Metrics.Enabled)},
 		{"prometheusMetricsHost", text(&s.servers.Metrics.Host)},
 		{"prometheusMetricsPort", integer(&s.servers.Metrics.Port, 1, math.MaxUint16)},
@@ -273,6 +295,16 @@ func integer[T int | uint16 | uint32](dst *T, least, most int64) func(string) er
 			return fmt.Errorf("want a number from %d to %d", least, most)
 		}
 		*dst = T(n)
+		return nil
+	}
+}
+
+// absent takes nothing but the value that asks for nothing.
+func absent(off, why string) func(string) error {
+	return func(v string) error {
+		if strings.ToLower(v) != off {
+			return errors.New(why)
+		}
 		return nil
 	}
 }

@@ -4,6 +4,7 @@
 package desired
 
 import (
+	"log/slog"
 	"net/netip"
 
 	"calico-xdp/pkg/api"
@@ -77,6 +78,8 @@ type State struct {
 	// those that are left out too.
 	Local   map[api.Key]LocalEndpoint
 	Servers Servers
+	// LogLevel is FelixConfiguration's logSeverityScreen.
+	LogLevel slog.Level
 	// WorkloadMTU is what the interface of a new workload should have, bytes.
 	WorkloadMTU int
 	// Problems names the objects that were left out or closed, and why; those of
@@ -135,9 +138,12 @@ type Server struct {
 
 // Dataplane is what goes into BPF.
 type Dataplane struct {
-	Node    NodeAddresses
-	ToHost  ToHostAction
-	RPF     RPF
+	Node   NodeAddresses
+	ToHost ToHostAction
+	RPF    RPF
+	// WorkloadIPIP and WorkloadVXLAN let workloads encapsulate packets themselves.
+	WorkloadIPIP, WorkloadVXLAN bool
+
 	NoXDP   bool         // no XDP program anywhere
 	Uplinks map[int]Link // by interface index; all of the data interfaces
 	// Endpoints are the workload endpoints on interfaces that exist. One without

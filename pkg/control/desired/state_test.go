@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -337,6 +338,12 @@ func stateText(s *State) string {
 	d := s.Dataplane
 	line("node %v %v vxlan %v %v port %d vni %d", d.Node.IPv4, d.Node.IPv6, d.Node.VXLANMAC, d.Node.VXLANMACv6, d.VXLANPort, d.VXLANVNI)
 	line("to-host %s, workload mtu %d, forward %v %v", []string{"drop", "return", "accept"}[d.ToHost], s.WorkloadMTU, s.Host.ForwardIPv4, s.Host.ForwardIPv6)
+	if s.LogLevel != slog.LevelInfo {
+		line("log level %s", s.LogLevel)
+	}
+	if d.WorkloadIPIP || d.WorkloadVXLAN {
+		line("workloads may tunnel: IPIP %v, VXLAN %v", d.WorkloadIPIP, d.WorkloadVXLAN)
+	}
 	if want := defaultSettings().servers; s.Servers != want {
 		line("metrics %v health %v", s.Servers.Metrics, s.Servers.Health)
 		if s.Servers.Debug.Enabled {
