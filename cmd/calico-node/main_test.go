@@ -245,9 +245,31 @@ func TestDaemons(t *testing.T) {
 		t.Errorf("detach of a running daemon: %v %s", ok, out)
 	}
 
+	// What it logs is FelixConfiguration's to say, at once.
+	quiet := &api.FelixConfiguration{}
+	quiet.Name, quiet.Spec.LogSeverityScreen = "node.a", "Warning"
+	written, err := client.Create(t.Context(), quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	revision, err := strconv.ParseInt(written.GetResourceVersion(), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	took := testbed.Eventually(func() bool {
+		s, err := nodeapi.NewClient(a.dir + "/run").Status(t.Context())
+		return err == nil && s.Revision >= revision
+	})
+	if !took {
+		t.Error("the daemon does not see its FelixConfiguration")
+	}
+
 	// Stopped, and etcd with it: traffic goes on, on both sides.
 	if err := a.process.Stop(20 * time.Second); err != nil {
 		t.Errorf("stop: %v", err)
+	}
+	if strings.Contains(a.process.Output(), "calico-node stops") {
+		t.Error("it logs what it should not")
 	}
 	if received, sent := testbed.Ping(one.Namespace, two.Addresses[0], 5); received != sent {
 		t.Errorf("without a's daemon: %d of %d", received, sent)
