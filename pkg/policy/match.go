@@ -128,16 +128,30 @@ func (m *match) needs() [][]api.Label {
 
 // policyMatch is the match of a policy's own selectors. Those that cannot be read are
 // left out of it: it means whatever the policy might.
+//
+// Calico reads all() of a global policy as one for all its selectors: with a
+// namespaceSelector it is what is in any namespace, in the selector too, and with a
+// serviceAccountSelector alone what has a service account. So "all()" beside
+// "env != 'test'" of namespaces means no host endpoint. In a namespace all() is all.
 func policyMatch(namespace, selector, namespaceSelector, serviceAccountSelector string) (m *match, faults []error) {
 	m = &match{namespace: namespace}
+	parseOwn, parseAccounts := parseSelector, parseScope
+	switch {
+	case namespace != "":
+		parseAccounts = parseSelector
+	case namespaceSelector != "":
+		parseOwn = parseMembers(v3.LabelNamespace)
+	case serviceAccountSelector != "":
+		parseOwn = parseMembers(v3.LabelServiceAccount)
+	}
 	for _, s := range []struct {
 		to          **api.Selector
 		field, text string
 		parse       func(string) (*api.Selector, error)
 	}{
-		{&m.selector, "spec.selector", selector, parseSelector},
+		{&m.selector, "spec.selector", selector, parseOwn},
 		{&m.namespaces, "spec.namespaceSelector", namespaceSelector, parseScope},
-		{&m.accounts, "spec.serviceAccountSelector", serviceAccountSelector, parseScope},
+		{&m.accounts, "spec.serviceAccountSelector", serviceAccountSelector, parseAccounts},
 	} {
 		parsed, err := s.parse(s.text)
 		if *s.to = parsed; err != nil {
@@ -187,6 +201,17 @@ func parseSelector(text string) (*api.Selector, error) {
 		return nil, nil
 	}
 	return api.ParseSelector(text)
+}
+
+// parseMembers returns what reads a selector in which all() means all that have a label.
+func parseMembers(label string) func(text string) (*api.Selector, error) {
+	return func(text string) (*api.Selector, error) {
+		s, err := parseSelector(text)
+		if s == nil {
+			return nil, err
+		}
+		return parseSelector(replaceCalls(s.String(), "all()", "has("+label+")"))
+	}
 }
 
 // parseScope reads a selector of namespaces or service accounts. In it, all()

@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"sort"
+	"strings"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 
@@ -122,7 +123,7 @@ func nameOf(key api.Key) string { return key.Name + "/" + key.Namespace + "/" + 
 func global(s v3.NetworkPolicySpec) v3.GlobalNetworkPolicySpec {
 	return v3.GlobalNetworkPolicySpec{
 		Tier: s.Tier, Order: s.Order, Selector: s.Selector, ServiceAccountSelector: s.ServiceAccountSelector,
-		Types: s.Types, Ingress: s.Ingress, Egress: s.Egress,
+		Types: s.Types, Ingress: s.Ingress, Egress: s.Egress, ApplyOnForward: true,
 	}
 }
 
@@ -152,13 +153,23 @@ func newPolicy(key api.Key, s v3.GlobalNetworkPolicySpec) aPolicy {
 		}
 		p.selectors = append(p.selectors, selects)
 	}
-	selector(s.Selector, func(labels map[string]string) bool { return matches(s.Selector, labels) })
+	// all() is what the policy's namespaceSelector or serviceAccountSelector means by it.
+	own, accounts := s.Selector, func(labels map[string]string) bool {
+		return matchesScope(s.ServiceAccountSelector, "pcsa.", "projectcalico.org/serviceaccount", labels)
+	}
+	switch {
+	case key.Namespace != "":
+		accounts = func(labels map[string]string) bool { return matchesPrefixed(s.ServiceAccountSelector, "pcsa.", labels) }
+	case s.NamespaceSelector != "":
+		own = strings.ReplaceAll(own, "all()", "has(projectcalico.org/namespace)")
+	case s.ServiceAccountSelector != "":
+		own = strings.ReplaceAll(own, "all()", "has(projectcalico.org/serviceaccount)")
+	}
+	selector(s.Selector, func(labels map[string]string) bool { return matches(own, labels) })
 	selector(s.NamespaceSelector, func(labels map[string]string) bool {
 		return matchesScope(s.NamespaceSelector, "pcns.", "projectcalico.org/namespace", labels)
 	})
-	selector(s.ServiceAccountSelector, func(labels map[string]string) bool {
-		return matchesScope(s.ServiceAccountSelector, "pcsa.", "projectcalico.org/serviceaccount", labels)
-	})
+	selector(s.ServiceAccountSelector, accounts)
 
 	types := s.Types
 	switch {
