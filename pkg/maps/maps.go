@@ -172,7 +172,8 @@ type Options struct {
 
 // Open creates the maps, or opens those that a former process pinned in dir, a
 // directory on a bpffs. With an empty dir nothing is pinned. A pinned map of
-// another layout is an error: layouts are told apart by directory.
+// another layout is made anew if nothing is lost with it; else it is an error: layouts
+// are told apart by directory.
 func Open(dir string) (*Maps, error) { return OpenWith(dir, Options{}) }
 
 // OpenWith is Open with options.
@@ -258,11 +259,25 @@ func open(s *ebpf.MapSpec, dir string) (*ebpf.Map, error) {
 		s.MaxEntries = pinned.MaxEntries()
 		fallthrough
 	case err == nil:
-		pinned.Close()
+		if other := s.Compatible(pinned); other != nil && slices.Contains(passing, s.Name) {
+			err = pinned.Unpin()
+		} else if other != nil {
+			err = fmt.Errorf("of another version (%w): stop calico-node and run calico-node --detach", other)
+		}
+		if err = errors.Join(err, pinned.Close()); err != nil {
+			return nil, err
+		}
 	case !errors.Is(err, os.ErrNotExist):
 		return nil, err
 	}
 	return ebpf.NewMapWithOptions(s, ebpf.MapOptions{PinPath: dir})
+}
+
+// passing are the tables that a former version's programs may go on with alone: what is
+// in them is written before new programs are attached, or is of no consequence.
+var passing = []string{
+	bpfMapSettings, bpfMapCounters, bpfMapScratch, bpfMapSearches, bpfMapEvents, bpfMapEventBudgets, bpfMapExplanations,
+	bpfMapFragments, bpfMapPathMtus,
 }
 
 // Handles gives the loader the maps that programs share, by name.
