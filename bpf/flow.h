@@ -150,7 +150,7 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 {
 	__u8 opener, kind = 0;
 	int near, far;
-	__u32 zero = 0, action, tracked, former;
+	__u32 zero = 0, action, tracked, former, sent;
 	const struct address *source, *destination;
 	struct endpoint *from, *to;
 	struct settings *now = bpf_map_lookup_elem(&settings, &zero);
@@ -171,8 +171,10 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 	far = j->to && p->sender == opener ? PLACE_WORKLOAD + j->to : place_at(destination);
 	flow->slots[END(opener)] = place_slot(near);
 	flow->slots[OTHER_END(opener)] = place_slot(far);
-	if (!flow->slots[END(opener)] && (former || (hook == HOOK_FROM_WORKLOAD && p->sender == opener)))
-		flow->slots[END(opener)] = source_slot(former ? endpoint_ifindex(former) : skb->ifindex, source);
+	/* Where a workload may have sent it, from an address that is not its own. */
+	sent = hook == HOOK_FROM_WORKLOAD ? skb->ifindex : hook == HOOK_FROM_NETWORK ? 0 : skb->ingress_ifindex;
+	if (!flow->slots[END(opener)] && (former || (sent && p->sender == opener)))
+		flow->slots[END(opener)] = source_slot(former ? endpoint_ifindex(former) : sent, source);
 	from = endpoint_at(flow->slots[END(opener)]);
 	to = endpoint_at(flow->slots[OTHER_END(opener)]);
 	if (!from || !to || !now) {
@@ -436,7 +438,18 @@ static __always_inline int flow_counts(struct __sk_buff *skb, enum hook hook)
  */
 static __always_inline int flow_leaves_unasked(const struct flow *flow, const struct packet *p, enum hook hook)
 {
-	return hook == HOOK_TO_NETWORK && !flow->left && flow_sent_by_opener(flow, p);
+	return hook == HOOK_TO_NETWORK && !flow->left && host_policies() & HOST_POLICY_TRACKED &&
+	       flow_sent_by_opener(flow, p);
+}
+
+/* Whether the host's stack forwards a packet to a workload though packets of its flow would
+ * go past it: it has translated the packet.
+ */
+static __always_inline int flow_is_new_to_stack(struct __sk_buff *skb, const struct flow *flow, const struct packet *p,
+						enum hook hook)
+{
+	return hook == HOOK_TO_WORKLOAD && skb->ingress_ifindex && !p->icmp_error &&
+	       !(flow->state & FLOW_THROUGH_STACK) && flow->next_hop.forward != FORWARD_STACK;
 }
 
 /* Everything but the established case: a flow that is new, waits for its answer, has to
@@ -482,6 +495,8 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, enum hoo
 			flow_turn(j, hook);
 	}
 	j->fresh = fresh;
+	if (flow_is_new_to_stack(skb, flow, p, hook) || (fresh && hook == HOOK_TO_NETWORK && skb->ingress_ifindex))
+		flow->state |= FLOW_THROUGH_STACK;
 	if (fresh || !flow_is_current(flow) || flow_leaves_unasked(flow, p, hook)) {
 		flow_passes(skb, j, p, hook);
 		flow_judge(skb, p, j, hook);
@@ -561,7 +576,8 @@ static __always_inline int flow_decide_known(struct __sk_buff *skb, const struct
 	enum reason reason;
 	__u32 zero = 0;
 
-	if (!flow_is_current(known) || flow_reopens(known, p) || flow_leaves_unasked(known, p, hook))
+	if (!flow_is_current(known) || flow_reopens(known, p) || flow_leaves_unasked(known, p, hook) ||
+	    flow_is_new_to_stack(skb, known, p, hook))
 		return -1;
 	reason = flow_check_source(skb, known, p, hook);
 	if (reason)

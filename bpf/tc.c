@@ -60,8 +60,8 @@ static __always_inline enum reason forward_to_workload(struct __sk_buff *skb, co
 
 	if (!to || !to->ifindex)
 		return DROP_NO_ENDPOINT;
-	/* The host's stack answers with time exceeded. */
-	if (p->ttl <= 1)
+	/* The host's stack answers with time exceeded, or translates back. */
+	if (p->ttl <= 1 || flow->state & FLOW_THROUGH_STACK)
 		return PASS_TO_STACK;
 	reason = forward_hop(skb, p);
 	if (reason)
@@ -92,7 +92,7 @@ static __always_inline enum reason forward_away(struct __sk_buff *skb, const str
 
 	if (forward == FORWARD_HOST)
 		return PASS_TO_HOST;
-	if (forward == FORWARD_STACK || p->ttl <= 1) {
+	if (forward == FORWARD_STACK || flow->state & FLOW_THROUGH_STACK || p->ttl <= 1) {
 		if (flow->state & FLOW_MASQUERADED)
 			mark_for_nat(skb);
 		return PASS_TO_STACK;
@@ -314,26 +314,41 @@ int from_network(struct __sk_buff *skb)
 	return finish(HOOK_FROM_NETWORK, reason, &p, skb->ifindex, length, action);
 }
 
-/* The host endpoint's say about what leaves through its interface. 0, or why it is dropped. */
+/* Whether the host's stack forwards this packet for a workload, as whose it still is known. */
+static __always_inline int sent_by_workload(struct __sk_buff *skb, const struct packet *p)
+{
+	const struct address *source = p->sender ? &p->key.b : &p->key.a;
+
+	return skb->ingress_ifindex && (workload_slot(source) || source_slot(skb->ingress_ifindex, source));
+}
+
+/* What leaves through the host's interface: the host endpoint's say, and that of the policy of
+ * a workload, if the host's stack has led its packet to another address than it was for. 0, or
+ * why it is dropped.
+ */
 static __always_inline enum reason host_egress(struct __sk_buff *skb, const struct packet *p, __u32 via)
 {
 	__u32 policies = host_policies();
+	int workload = sent_by_workload(skb, p);
 	struct flow *flow;
 
 	if (policies & HOST_POLICY_UNTRACKED && via != INTERFACE_TUNNEL) {
 		switch (host_untracked(p, via, DIRECTION_EGRESS)) {
 		case RULE_ALLOW:
-			return 0;
+			if (!workload)
+				return 0;
+			via = 0;
+			break;
 		case RULE_CONTINUE:
 			break;
 		default:
 			return DROP_UNTRACKED;
 		}
 	}
-	if (!(policies & HOST_POLICY_TRACKED))
+	if (!workload && !(policies & HOST_POLICY_TRACKED))
 		return 0;
 	flow = flow_find(&p->key);
-	if (!flow && !host_endpoint_at(via))
+	if (!workload && !flow && !host_endpoint_at(via))
 		return 0;
 	return flow_decide(skb, p, &flow, HOOK_TO_NETWORK, via, 0);
 }

@@ -176,6 +176,7 @@ enum flow_state {
 	FLOW_UNTRANSLATED = 512, /* entered as it was sent: before any translation by the host */
 	FLOW_ANSWER = 1024,	/* opened by what only can be an answer: TCP with ACK */
 	FLOW_MASQUERADED = 2048, /* the host's stack gives it an address of the host as source */
+	FLOW_THROUGH_STACK = 4096, /* the host's stack forwards it, perhaps translated: its answers, too */
 };
 
 /* What a prefix means to natOutgoing. A flow from NAT_SOURCE to where nothing says

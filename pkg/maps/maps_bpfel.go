@@ -139,18 +139,19 @@ type bpfFlowKey struct {
 type bpfFlowState uint32
 
 const (
-	bpfFlowStateFLOW_A_OPENED     bpfFlowState = 1
-	bpfFlowStateFLOW_DENIED       bpfFlowState = 2
-	bpfFlowStateFLOW_REPLIED      bpfFlowState = 4
-	bpfFlowStateFLOW_CONFIRMED    bpfFlowState = 8
-	bpfFlowStateFLOW_CLOSED_A     bpfFlowState = 16
-	bpfFlowStateFLOW_CLOSED_B     bpfFlowState = 32
-	bpfFlowStateFLOW_HOST_OPENED  bpfFlowState = 64
-	bpfFlowStateFLOW_TRANSIT      bpfFlowState = 128
-	bpfFlowStateFLOW_FORWARDED    bpfFlowState = 256
-	bpfFlowStateFLOW_UNTRANSLATED bpfFlowState = 512
-	bpfFlowStateFLOW_ANSWER       bpfFlowState = 1024
-	bpfFlowStateFLOW_MASQUERADED  bpfFlowState = 2048
+	bpfFlowStateFLOW_A_OPENED      bpfFlowState = 1
+	bpfFlowStateFLOW_DENIED        bpfFlowState = 2
+	bpfFlowStateFLOW_REPLIED       bpfFlowState = 4
+	bpfFlowStateFLOW_CONFIRMED     bpfFlowState = 8
+	bpfFlowStateFLOW_CLOSED_A      bpfFlowState = 16
+	bpfFlowStateFLOW_CLOSED_B      bpfFlowState = 32
+	bpfFlowStateFLOW_HOST_OPENED   bpfFlowState = 64
+	bpfFlowStateFLOW_TRANSIT       bpfFlowState = 128
+	bpfFlowStateFLOW_FORWARDED     bpfFlowState = 256
+	bpfFlowStateFLOW_UNTRANSLATED  bpfFlowState = 512
+	bpfFlowStateFLOW_ANSWER        bpfFlowState = 1024
+	bpfFlowStateFLOW_MASQUERADED   bpfFlowState = 2048
+	bpfFlowStateFLOW_THROUGH_STACK bpfFlowState = 4096
 )
 
 type bpfFlowTables uint32

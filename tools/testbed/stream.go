@@ -30,7 +30,13 @@ const chunk = 32749
 // 30 MB/s at most until Stop. The test fails if the connection cannot be made.
 func StartTCP(t T, from, to *Namespace, target netip.AddrPort) *TCPStream {
 	t.Helper()
-	s, err := startTCP(from, to, target)
+	return StartTCPAt(t, from, to, target, target)
+}
+
+// StartTCPAt is StartTCP for a server that its client knows by another address and port.
+func StartTCPAt(t T, from, to *Namespace, target, server netip.AddrPort) *TCPStream {
+	t.Helper()
+	s, err := startTCP(from, to, target, server)
 	if err != nil {
 		t.Fatalf("TCP stream from %s to %s: %v", from.Name, target, err)
 	}
@@ -38,8 +44,8 @@ func StartTCP(t T, from, to *Namespace, target netip.AddrPort) *TCPStream {
 	return s
 }
 
-func startTCP(from, to *Namespace, target netip.AddrPort) (*TCPStream, error) {
-	l, err := to.Listen("tcp", target.String())
+func startTCP(from, to *Namespace, target, server netip.AddrPort) (*TCPStream, error) {
+	l, err := to.Listen("tcp", server.String())
 	if err != nil {
 		return nil, err
 	}

@@ -57,7 +57,12 @@ func (c *cluster) mirror(n *testbed.Namespace) {
 
 // seenAs asks a mirror.
 func seenAs(from *testbed.Namespace, network string, to netip.Addr) (netip.AddrPort, error) {
-	conn, err := from.DialTimeout(network, netip.AddrPortFrom(to, mirror).String(), patience)
+	return seenAt(from, network, netip.AddrPortFrom(to, mirror), patience)
+}
+
+// seenAt asks a mirror behind another address and port.
+func seenAt(from *testbed.Namespace, network string, to netip.AddrPort, patience time.Duration) (netip.AddrPort, error) {
+	conn, err := from.DialTimeout(network, to.String(), patience)
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
