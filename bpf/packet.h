@@ -62,7 +62,7 @@ enum parsed {
 	PARSED_ARP,
 	PARSED_NEIGHBOR,	/* ICMPv6 router and neighbour discovery */
 	PARSED_MULTICAST,	/* multicast or broadcast: complete, unless the key's protocol is 0 */
-	PARSED_OTHER,		/* not IP */
+	PARSED_OTHER,		/* not IP, or of a VLAN */
 	PARSED_FRAGMENT,	/* a fragment that follows none that we know: no ports */
 	PARSED_EXTENSION,	/* IPv6 extension headers that we do not see through */
 	PARSED_MALFORMED,
@@ -557,6 +557,11 @@ __noinline int packet_parse(struct __sk_buff *skb, struct packet *p, enum hook h
 
 	if (!p)
 		return PARSED_MALFORMED;
+	/* The kernel has taken the tag off. It is of another network, whose interface has
+	 * a hook of its own.
+	 */
+	if (skb->vlan_present)
+		return PARSED_OTHER;
 	packet_pull(skb, HEADER_BYTES);
 	parsed = packet_headers((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, skb->protocol, p);
 	if (parsed == PARSED_FRAGMENT || parsed == PARSED_EXTENSION)

@@ -41,7 +41,7 @@ enum reason {
 	PASS_TOO_BIG,		/* its sender has been told what would fit */
 	LAST_PASS = PASS_TOO_BIG,
 	DROP_MALFORMED,		/* headers that do not add up */
-	DROP_UNSUPPORTED,	/* not IP, or extension headers that we cannot see through */
+	DROP_UNSUPPORTED,	/* not IP, of a VLAN, or extension headers that we cannot see through */
 	DROP_FRAGMENT,		/* a fragment whose first was not allowed, or that is not the next */
 	DROP_SPOOFED,		/* source is not the interface's workload, nor what it may use */
 	DROP_MULTICAST,		/* multicast or broadcast from a workload */
