@@ -55,6 +55,11 @@ func ProtocolHasPorts(number uint8) bool {
 	return false
 }
 
+// takesPorts tells whether a rule or a named port may have this protocol and a port.
+// Calico has none of UDPLite's, and its nodes drop a policy that does; ours would
+// understand it.
+func takesPorts(number uint8) bool { return number == 6 || number == 17 || number == 132 }
+
 // NumberOf returns the number of a rule's or port's protocol.
 func NumberOf(p numorstring.Protocol) (number uint8, ok bool) {
 	if p.Type == numorstring.NumOrStringNum {

@@ -93,6 +93,7 @@ func (f *faults) metadata(kind *Kind, r Resource) {
 		f.problems("metadata.name", name, validation.IsDNS1123Label(name))
 	default:
 		f.problems("metadata.name", name, validation.IsDNS1123Subdomain(name))
+		f.policyName(kind.Name, name)
 	}
 	namespace := r.GetNamespace()
 	switch {
@@ -105,6 +106,23 @@ func (f *faults) metadata(kind *Kind, r Resource) {
 	}
 	f.labels("metadata.labels", r.GetLabels())
 	f.annotations("metadata.annotations", r.GetAnnotations())
+}
+
+// policyName checks that a policy's name has one dot at most, behind its tier's name,
+// unless it is one that Kubernetes' policies have in the datastore.
+func (f *faults) policyName(kind, name string) {
+	switch kind {
+	case KindNetworkPolicy, KindStagedNetworkPolicy:
+		if strings.HasPrefix(name, "knp.default.") || strings.HasPrefix(name, "ossg.default.") {
+			return
+		}
+	case KindGlobalNetworkPolicy, KindStagedGlobalNetworkPolicy:
+	default:
+		return
+	}
+	if strings.Count(name, ".") > 1 {
+		f.add("metadata.name", name, "expected one dot at most: tier.name")
+	}
 }
 
 func (f *faults) labels(path string, labels map[string]string) {

@@ -101,7 +101,7 @@ func (f *faults) failsafe(path string, ports *[]v3.ProtoPort) {
 	}
 	for i, p := range *ports {
 		at := fmt.Sprintf("%s[%d]", path, i)
-		if n, ok := ProtocolNumber(p.Protocol); p.Protocol != "" && (!ok || !ProtocolHasPorts(n)) {
+		if n, ok := ProtocolNumber(p.Protocol); p.Protocol != "" && (!ok || !takesPorts(n)) {
 			f.add(at+".protocol", p.Protocol, "expected tcp, udp or sctp")
 		}
 		if p.Net != "" {

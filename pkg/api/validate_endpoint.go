@@ -30,8 +30,8 @@ func (f *faults) hostEndpoint(s *v3.HostEndpointSpec) {
 }
 
 func (f *faults) endpointPort(path string, p numorstring.Protocol) {
-	if n, ok := NumberOf(p); ok && !ProtocolHasPorts(n) {
-		f.add(path+".protocol", p.String(), "this protocol has no ports")
+	if n, ok := NumberOf(p); ok && !takesPorts(n) {
+		f.add(path+".protocol", p.String(), "expected TCP, UDP or SCTP")
 	}
 }
 

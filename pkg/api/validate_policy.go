@@ -152,12 +152,12 @@ func protocolOf(p *numorstring.Protocol) uint8 {
 
 // entity checks one side of a rule.
 func (f *faults) entity(path string, e *EntityRule, protocol uint8) {
-	if len(e.Ports)+len(e.NotPorts) > 0 && !ProtocolHasPorts(protocol) {
+	if len(e.Ports)+len(e.NotPorts) > 0 && !takesPorts(protocol) {
 		field := ".ports"
 		if len(e.Ports) == 0 {
 			field = ".notPorts"
 		}
-		f.add(path+field, nil, "needs protocol TCP, UDP, SCTP or UDPLite")
+		f.add(path+field, nil, "needs protocol TCP, UDP or SCTP")
 	}
 	for _, s := range []struct{ field, selector string }{{".selector", e.Selector}, {".notSelector", e.NotSelector}} {
 		if usesGlobal(s.selector) {

@@ -192,6 +192,9 @@ func (f *faults) port(at *place, p numorstring.Port) {
 	case p.PortName != "" && (p.MinPort != 0 || p.MaxPort != 0):
 		f.add(path(), p.PortName, "a named port has no number")
 	case p.PortName != "":
+		if why := textFault("portName", p.PortName); why != "" {
+			f.add(path(), p.PortName, "%s", why)
+		}
 	case p.MinPort == 0:
 		f.add(path(), p.String(), "expected ports from 1 to 65535")
 	case p.MinPort > p.MaxPort:
