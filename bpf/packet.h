@@ -182,7 +182,9 @@ static __always_inline int icmp_is_echo(__u8 protocol, __u8 type)
 	return type == ICMPV6_ECHO_REQUEST || type == ICMPV6_ECHO_REPLY;
 }
 
-/* Ports of the first bytes behind an IP header, as the flow key wants them. */
+/* Ports of the first bytes behind an IP header, as the flow key wants them. Returns how many
+ * bytes tell them, or -1 if there are fewer.
+ */
 static __always_inline int ports_read(void *l4, void *end, __u8 protocol, __be16 *src, __be16 *dst)
 {
 	__be16 *words = l4;
@@ -197,14 +199,14 @@ static __always_inline int ports_read(void *l4, void *end, __u8 protocol, __be16
 			return -1;
 		*src = words[0];
 		*dst = words[1];
-		break;
+		return 4;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
 		if (l4 + 8 > end)
 			return -1;
 		if (icmp_is_echo(protocol, *(__u8 *)l4))
 			*src = *dst = words[2];
-		break;
+		return 8;
 	}
 	return 0;
 }
@@ -222,15 +224,17 @@ static __always_inline void packet_pull(struct __sk_buff *skb, __u32 bytes)
 		bpf_skb_pull_data(skb, bytes);
 }
 
-/* Takes the packet that an ICMP error quotes. The error travels towards the quoted
- * packet's source, so its "sender" is the quoted destination.
+/* Takes the packet that an ICMP error quotes in so many bytes. The error travels towards the
+ * quoted packet's source, so its "sender" is the quoted destination.
  */
-static __always_inline int packet_quoted(struct packet *p, void *inner, void *end, const struct address *outer_src)
+static __always_inline int packet_quoted(struct packet *p, void *inner, void *end, __s32 length,
+					 const struct address *outer_src)
 {
 	__u64 src_hi, src_lo, dst_hi, dst_lo;
 	__be16 src_port, dst_port;
 	__u8 protocol;
 	void *l4;
+	int bytes;
 
 	if (p->ipv6) {
 		struct ipv6hdr *ip6 = inner;
@@ -245,6 +249,7 @@ static __always_inline int packet_quoted(struct packet *p, void *inner, void *en
 			return -1;
 		protocol = ip6->nexthdr;
 		l4 = ip6 + 1;
+		length -= sizeof(*ip6);
 		if (protocol == IPPROTO_FRAGMENT) { /* next header, reserved, offset and more, id */
 			__be16 *words = l4;
 
@@ -252,6 +257,7 @@ static __always_inline int packet_quoted(struct packet *p, void *inner, void *en
 				return -1;
 			protocol = *(__u8 *)l4;
 			l4 += 8;
+			length -= 8;
 		}
 	} else {
 		struct iphdr *ip = inner;
@@ -263,13 +269,23 @@ static __always_inline int packet_quoted(struct packet *p, void *inner, void *en
 		dst_lo = address_lo4(ip->daddr);
 		protocol = ip->protocol;
 		l4 = ip + 1;
+		length -= sizeof(*ip);
 	}
-	if (ports_read(l4, end, protocol, &src_port, &dst_port))
+	bytes = ports_read(l4, end, protocol, &src_port, &dst_port);
+	if (bytes < 0 || length < bytes)
 		return -1;
 	p->quoted_wrong = ADDRESS_LO(outer_src) != dst_lo || ADDRESS_HI(outer_src) != dst_hi;
 	p->icmp_error = 1;
 	p->sender = !flow_key_set(&p->key, src_hi, src_lo, dst_hi, dst_lo, src_port, dst_port, protocol);
 	return 0;
+}
+
+/* What an IP header's length field says. 0 stands for more than it can say: what a local
+ * stack has not segmented yet can be that long.
+ */
+static __always_inline __u32 ip_length(__be16 field, __u32 there)
+{
+	return field || there <= 65535 ? bpf_ntohs(field) : there;
 }
 
 /* Notes that the packet is a fragment, of length bytes from offset on. -1 if no sender
@@ -287,14 +303,18 @@ static __always_inline int fragment_set(struct packet *p, __u32 id, __u32 offset
 	return length > 65535 || offset + length > 65535 || (more && length & 7) || !length ? -1 : 0;
 }
 
-/* Reads the headers of a packet of so many bytes, its Ethernet header at data. */
+/* Reads the headers of a packet of so many bytes, its Ethernet header at data. What is behind
+ * its end, by its own account, is not of the packet: who receives it cuts that off.
+ */
 static __always_inline enum parsed packet_headers(void *data, void *end, __u32 length, __be16 ethertype,
 						  struct packet *p)
 {
 	__u64 src_hi, src_lo, dst_hi, dst_lo;
 	__be16 src_port, dst_port;
+	__s32 content; /* bytes behind the IP header */
 	__u8 protocol;
 	void *l4;
+	int bytes;
 
 	p->length = length;
 	p->tcp_flags = 0;
@@ -311,6 +331,9 @@ static __always_inline enum parsed packet_headers(void *data, void *end, __u32 l
 			return PARSED_MALFORMED;
 		if (bpf_ntohs(ip->tot_len) > length - ETH_HLEN)
 			return PARSED_MALFORMED;
+		content = ip_length(ip->tot_len, length - ETH_HLEN) - ip->ihl * 4;
+		if (content < 0)
+			return PARSED_MALFORMED;
 		if ((ip->daddr & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || ip->daddr == 0xffffffff)
 			p->link_wide = 1;
 		src_hi = dst_hi = 0;
@@ -324,8 +347,7 @@ static __always_inline enum parsed packet_headers(void *data, void *end, __u32 l
 		if (ip->frag_off & bpf_htons(IP_OFFSET_MASK | IP_MORE_FRAGMENTS)) {
 			__u32 field = bpf_ntohs(ip->frag_off);
 
-			if (fragment_set(p, ip->id, (field & IP_OFFSET_MASK) * 8, field & IP_MORE_FRAGMENTS,
-					 bpf_ntohs(ip->tot_len) - ip->ihl * 4))
+			if (fragment_set(p, ip->id, (field & IP_OFFSET_MASK) * 8, field & IP_MORE_FRAGMENTS, content))
 				return PARSED_MALFORMED;
 			if (p->part > PART_FIRST) {
 				p->sender = flow_key_set(&p->key, src_hi, src_lo, dst_hi, dst_lo, 0, 0, protocol);
@@ -340,6 +362,7 @@ static __always_inline enum parsed packet_headers(void *data, void *end, __u32 l
 			return PARSED_MALFORMED;
 		if (bpf_ntohs(ip6->payload_len) > length - ETH_HLEN - sizeof(*ip6))
 			return PARSED_MALFORMED;
+		content = ip_length(ip6->payload_len, length - ETH_HLEN - sizeof(*ip6));
 		src_hi = ADDRESS_HI(&ip6->saddr);
 		src_lo = ADDRESS_LO(&ip6->saddr);
 		dst_hi = ADDRESS_HI(&ip6->daddr);
@@ -355,7 +378,7 @@ static __always_inline enum parsed packet_headers(void *data, void *end, __u32 l
 		if (protocol == IPPROTO_ICMPV6) {
 			__u8 *type = l4;
 
-			if (l4 + 1 > end)
+			if (l4 + 1 > end || content < 8)
 				return PARSED_MALFORMED;
 			/* A hop limit below 255 has been routed: no neighbour (RFC 4861, 7.1). */
 			if (*type >= ICMPV6_ROUTER_SOLICITATION && *type <= ICMPV6_REDIRECT && ip6->hop_limit == 255)
@@ -378,13 +401,14 @@ static __always_inline enum parsed packet_headers(void *data, void *end, __u32 l
 		return PARSED_OTHER;
 	}
 
-	if (ports_read(l4, end, protocol, &src_port, &dst_port))
+	bytes = ports_read(l4, end, protocol, &src_port, &dst_port);
+	if (bytes < 0 || content < bytes)
 		return PARSED_MALFORMED;
 	p->sender = flow_key_set(&p->key, src_hi, src_lo, dst_hi, dst_lo, src_port, dst_port, protocol);
 	if (protocol == IPPROTO_TCP) {
 		struct tcphdr *tcp = l4;
 
-		if ((void *)(tcp + 1) > end)
+		if ((void *)(tcp + 1) > end || content < (__s32)sizeof(*tcp))
 			return PARSED_MALFORMED;
 		p->tcp_flags = ((__u8 *)tcp)[13];
 	} else if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6) {
@@ -397,7 +421,7 @@ static __always_inline enum parsed packet_headers(void *data, void *end, __u32 l
 			struct address src;
 
 			address_set(&src, src_hi, src_lo);
-			if (packet_quoted(p, icmp + 1, end, &src))
+			if (packet_quoted(p, icmp + 1, end, content - sizeof(*icmp), &src))
 				return PARSED_MALFORMED;
 		}
 	}
@@ -471,7 +495,7 @@ static __always_inline int is_extension(__u8 protocol)
  */
 static __always_inline enum parsed packet_extensions(struct __sk_buff *skb, struct packet *p)
 {
-	__u32 offset = ETH_HLEN + sizeof(struct ipv6hdr), bytes = 0;
+	__u32 offset = ETH_HLEN + sizeof(struct ipv6hdr), bytes = 0, end;
 	struct extension_header header;
 	__be16 src_port = 0, dst_port = 0;
 	__be16 words[8] = {};
@@ -481,6 +505,7 @@ static __always_inline enum parsed packet_extensions(struct __sk_buff *skb, stru
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip6, sizeof(ip6)))
 		return PARSED_MALFORMED;
 	protocol = ip6.nexthdr;
+	end = offset + ip_length(ip6.payload_len, skb->len - offset);
 	for (int i = 0; i < EXTENSIONS; i++) {
 		if (!is_extension(protocol) || p->part > PART_FIRST)
 			break;
@@ -491,7 +516,7 @@ static __always_inline enum parsed packet_extensions(struct __sk_buff *skb, stru
 		if (protocol == IPPROTO_ROUTING && header.word & bpf_htons(0xff))
 			return PARSED_EXTENSION;
 		if (protocol == IPPROTO_FRAGMENT) {
-			__u32 end = ETH_HLEN + sizeof(ip6) + bpf_ntohs(ip6.payload_len), field = bpf_ntohs(header.word);
+			__u32 field = bpf_ntohs(header.word);
 
 			offset += sizeof(header);
 			if (end < offset || fragment_set(p, header.id, field & 0xfff8, field & 1, end - offset))
@@ -504,13 +529,13 @@ static __always_inline enum parsed packet_extensions(struct __sk_buff *skb, stru
 	if (p->part <= PART_FIRST) {
 		if (is_extension(protocol) || protocol == IPPROTO_AH)
 			return PARSED_EXTENSION;
-		if (offset > skb->len)
-			return PARSED_MALFORMED;
 		if (protocol == IPPROTO_TCP)
 			bytes = 14;
 		else if (protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE || protocol == IPPROTO_SCTP ||
 			 protocol == IPPROTO_ICMPV6 || protocol == IPPROTO_ICMP)
 			bytes = 8;
+		if (offset + bytes > end)
+			return PARSED_MALFORMED;
 		/* The length as a constant, each time: the verifier wants it. */
 		if (bytes == 14 && bpf_skb_load_bytes(skb, offset, words, 14))
 			return PARSED_MALFORMED;

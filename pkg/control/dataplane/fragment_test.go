@@ -67,6 +67,8 @@ func TestFragments(t *testing.T) {
 	malformed := "shot drop_malformed"
 	b.fire(t, []trial{
 		{name: "too small for its header", hook: loader.FromWorkload, packet: frame(w1, w2).Fragment(5, 0, true).Protocol(6).Payload(8), want: malformed},
+		{name: "too small for its header, with something behind it", hook: loader.FromWorkload, want: malformed,
+			raw: append(frame(w1, w2).Fragment(5, 0, true).Protocol(6).Payload(8).Bytes(), make([]byte, 18)...)},
 		{name: "beyond what a packet can hold", hook: loader.FromWorkload, packet: frame(w1, w2).Protocol(17).Fragment(5, 65528, false).Payload(64), want: malformed},
 		{name: "not a multiple of eight", hook: loader.FromWorkload, packet: frame(w1, w2).Fragment(5, 0, true).UDP(1, 2).Payload(5), want: malformed},
 		{name: "the only fragment", hook: loader.FromWorkload, packet: frame(x1, x2).Fragment(5, 0, false).UDP(1, 2), want: "redirect pass_to_workload",

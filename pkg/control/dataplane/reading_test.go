@@ -52,10 +52,14 @@ func read4(b []byte) reading {
 	if len(b) < 20 || b[0]>>4 != 4 || b[0]&15 < 5 || int(binary.BigEndian.Uint16(b[2:])) > len(b) {
 		return bad("no IPv4 header")
 	}
-	header := int(b[0]&15) * 4
+	header, length := int(b[0]&15)*4, int(binary.BigEndian.Uint16(b[2:]))
+	if length < header {
+		return bad("the IPv4 header ends too early")
+	}
+	b = b[:length] // what is behind its end is not of the packet
 	r := reading{source: netip.AddrFrom4([4]byte(b[12:])), target: netip.AddrFrom4([4]byte(b[16:])), protocol: b[9], hops: b[8], ecn: b[1] & 3}
 	field := binary.BigEndian.Uint16(b[6:])
-	if more := field&0x2000 != 0; (more || field&0x1fff != 0) && isOddPart(int(binary.BigEndian.Uint16(b[2:]))-header, more) {
+	if more := field&0x2000 != 0; (more || field&0x1fff != 0) && isOddPart(len(b)-header, more) {
 		return bad("no sender makes such a fragment")
 	}
 	if r.id = uint32(binary.LittleEndian.Uint16(b[4:])); field&0x1fff != 0 {
@@ -64,9 +68,6 @@ func read4(b []byte) reading {
 	}
 	if field&0x2000 != 0 {
 		r.part = "first"
-	}
-	if len(b) < header {
-		return bad("the IPv4 header ends too early")
 	}
 	return r.upper(b[header:])
 }
@@ -84,7 +85,7 @@ func read6(b []byte) reading {
 		return bad("IPv4 in the clothes of IPv6")
 	}
 	payload := int(binary.BigEndian.Uint16(b[4:]))
-	b = b[40:]
+	b = b[40:][:payload]
 	whole := len(b)
 	for i := 0; slices.Contains([]uint8{0, 43, 44, 51, 60}, r.protocol); i++ {
 		if len(b) < 8 || r.protocol == 51 || r.protocol == 0 && i > 0 {
@@ -145,14 +146,14 @@ func (r reading) upper(b []byte) reading {
 		r.icmp = binary.BigEndian.Uint16(b)
 		is6 := r.protocol == 58
 		if r.isError() {
-			quoted := read(map[bool]uint16{false: 0x0800, true: 0x86dd}[r.source.Is6()], unbounded(b[8:], r.source.Is6()))
-			if quoted.bad != "" || quoted.part == "later" {
+			quoted := readQuoted(b[8:], r.source.Is6())
+			if quoted.bad != "" {
 				return bad("an error that quotes nothing")
 			}
 			r.quoted = &quoted
 			return r
 		}
-		if typ := b[0]; typ == 8 && !is6 || typ == 0 && !is6 || is6 && (typ == 128 || typ == 129) {
+		if isEcho(r.protocol, b[0]) {
 			id := binary.BigEndian.Uint16(b[4:])
 			r.ports = [2]uint16{id, id}
 		}
@@ -166,19 +167,50 @@ func (r reading) isError() bool {
 	return r.protocol == 1 && (typ == 3 || typ == 11 || typ == 12) || r.protocol == 58 && typ >= 1 && typ <= 4
 }
 
-// unbounded makes a quoted packet, of which there is only the beginning, end nowhere: its
-// ports are all that counts.
-func unbounded(b []byte, six bool) []byte {
-	b = bytes.Clone(b)
-	switch {
-	case six && len(b) >= 40+4:
-		binary.BigEndian.PutUint16(b[4:], 0)
-	case !six && len(b) >= 20+4:
-		binary.BigEndian.PutUint16(b[2:], 20)
-	default:
-		return b
+// readQuoted reads what an error quotes: the beginning of a packet, whose ends and ports
+// are all that counts.
+func readQuoted(b []byte, six bool) reading {
+	var r reading
+	header := 40
+	if !six {
+		if len(b) < 20 || b[0]>>4 != 4 || b[0]&15 < 5 {
+			return bad("no IPv4 header")
+		}
+		r.source, r.target, r.protocol = netip.AddrFrom4([4]byte(b[12:])), netip.AddrFrom4([4]byte(b[16:])), b[9]
+		if header = int(b[0]&15) * 4; binary.BigEndian.Uint16(b[6:])&0x1fff != 0 {
+			return bad("a later fragment has no ports")
+		}
+	} else {
+		if len(b) < 40 || b[0]>>4 != 6 {
+			return bad("no IPv6 header")
+		}
+		r.source, r.target, r.protocol = netip.AddrFrom16([16]byte(b[8:])), netip.AddrFrom16([16]byte(b[24:])), b[6]
+		if r.source.Is4In6() || r.target.Is4In6() {
+			return bad("IPv4 in the clothes of IPv6")
+		}
+		if r.protocol == 44 {
+			if header = 48; len(b) < header || binary.BigEndian.Uint16(b[42:])&0xfff8 != 0 {
+				return bad("a later fragment has no ports")
+			}
+			r.protocol = b[40]
+		}
 	}
-	return append(b, make([]byte, 40)...)
+	need := map[uint8]int{6: 4, 17: 4, 132: 4, 136: 4, 1: 8, 58: 8}[r.protocol]
+	if len(b) < header+need {
+		return bad("no header of its protocol")
+	}
+	switch b = b[header:]; {
+	case need == 4:
+		r.ports = [2]uint16{binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])}
+	case need == 8 && isEcho(r.protocol, b[0]):
+		id := binary.BigEndian.Uint16(b[4:])
+		r.ports = [2]uint16{id, id}
+	}
+	return r
+}
+
+func isEcho(protocol, typ uint8) bool {
+	return protocol == 1 && (typ == 8 || typ == 0) || protocol == 58 && (typ == 128 || typ == 129)
 }
 
 func (r reading) tuple() tuple {
