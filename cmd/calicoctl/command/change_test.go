@@ -135,7 +135,9 @@ func TestCluster(t *testing.T) {
 	c.load(t, "resources.txt")
 	before := c.etcd.Revision()
 	gnp := "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: new.p}\nspec: {tier: new}\n"
+	filtered := "apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {name: new}\nspec: {peerIP: 10.9.9.9, asNumber: 65000, filters: [new]}\n"
 	for in, want := range map[string]string{
+		filtered: `BGPPeer(new): spec.filters[0]: "new": resource does not exist: BGPFilter(new)`,
 		strings.Replace(poolYAML, "10.1.0.0/16", "192.168.1.0/24", 1):                              `IPPool(pool1): spec.cidr: "192.168.1.0/24": overlaps IPPool(ipip-always), 192.168.0.0/18`,
 		poolYAML + "---" + strings.NewReplacer("pool1", "pool2", "0/16", "0/24").Replace(poolYAML): `IPPool(pool2): spec.cidr: "10.1.0.0/24": overlaps IPPool(pool1), 10.1.0.0/16`,
 		gnp: `GlobalNetworkPolicy(new.p): spec.tier: "new": resource does not exist: Tier(new)`,
@@ -159,6 +161,9 @@ func TestCluster(t *testing.T) {
 	c.with(tier+"---\n"+gnp).ok(t, "apply", "-f-")
 	c.ok(t, "delete", "gnp", "new.p")
 	c.ok(t, "delete", "tier", "new")
+	filter := "apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {name: new}\nspec: {importV4: [{action: Accept}]}\n"
+	c.with(filtered+"---\n"+filter).ok(t, "apply", "-f-")
+	c.with(filtered).ok(t, "replace", "-f-")
 }
 
 func TestEdit(t *testing.T) {

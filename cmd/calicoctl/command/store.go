@@ -46,8 +46,8 @@ func (s store) Update(ctx context.Context, r api.Resource) (api.Resource, error)
 }
 
 // checkCluster refuses, before anything is written, what each object alone would pass
-// and the cluster does not: changes of what stays as it is, pools that overlap, and
-// policies in a tier that is nowhere.
+// and the cluster does not: changes of what stays as it is, pools that overlap,
+// policies in a tier and peers with a filter that is nowhere.
 func checkCluster(ctx context.Context, s store, items []item) error {
 	var (
 		errs    []error
@@ -74,6 +74,10 @@ func checkCluster(ctx context.Context, s store, items []item) error {
 	}
 	errs = append(errs, faults...)
 	if faults, err = s.checkTiers(ctx, created, items); err != nil {
+		return err
+	}
+	errs = append(errs, faults...)
+	if faults, err = s.checkFilters(ctx, items); err != nil {
 		return err
 	}
 	return refusal(append(errs, faults...))
@@ -129,12 +133,8 @@ func (s store) checkPools(ctx context.Context, created []item) (faults []error, 
 // checkTiers looks for the tiers that new policies are in, in the datastore and among
 // all that is to be written.
 func (s store) checkTiers(ctx context.Context, created, all []item) (faults []error, err error) {
-	known := map[string]bool{api.DefaultTier: true} // the first write creates it
-	for _, it := range all {
-		if it.key.Kind == api.KindTier {
-			known[it.key.Name] = true
-		}
-	}
+	known := namesAmong(all, api.KindTier)
+	known[api.DefaultTier] = true // the first write creates it
 	looked := false
 	for _, it := range created {
 		p, ok := api.PolicyOf(it.resource)
@@ -142,12 +142,8 @@ func (s store) checkTiers(ctx context.Context, created, all []item) (faults []er
 			continue
 		}
 		if !looked {
-			tiers, err := s.List(ctx, api.KindTier, "")
-			if err != nil {
+			if err := s.addNames(ctx, known, api.KindTier); err != nil {
 				return nil, err
-			}
-			for _, t := range tiers {
-				known[t.GetName()] = true
 			}
 			looked = true
 		}
@@ -156,6 +152,49 @@ func (s store) checkTiers(ctx context.Context, created, all []item) (faults []er
 		}
 	}
 	return faults, nil
+}
+
+// checkFilters looks for the filters that peers name, as checkTiers does for tiers.
+func (s store) checkFilters(ctx context.Context, all []item) (faults []error, err error) {
+	known, looked := namesAmong(all, api.KindBGPFilter), false
+	for _, it := range all {
+		peer, ok := it.resource.(*api.BGPPeer)
+		if !ok {
+			continue
+		}
+		for i, name := range peer.Spec.Filters {
+			if !known[name] && !looked {
+				if err := s.addNames(ctx, known, api.KindBGPFilter); err != nil {
+					return nil, err
+				}
+				looked = true
+			}
+			if !known[name] {
+				faults = append(faults, fmt.Errorf("%s: %s: spec.filters[%d]: %q: resource does not exist: BGPFilter(%s)", it.Source, it.key, i, name, name))
+			}
+		}
+	}
+	return faults, nil
+}
+
+// namesAmong returns the names of one kind's objects that are to be written.
+func namesAmong(items []item, kind string) map[string]bool {
+	names := make(map[string]bool)
+	for _, it := range items {
+		if it.key.Kind == kind {
+			names[it.key.Name] = true
+		}
+	}
+	return names
+}
+
+// addNames adds those that there are.
+func (s store) addNames(ctx context.Context, names map[string]bool, kind string) error {
+	stored, err := s.List(ctx, kind, "")
+	for _, r := range stored {
+		names[r.GetName()] = true
+	}
+	return err
 }
 
 // checkDelete refuses to delete what others need.
