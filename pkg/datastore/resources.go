@@ -50,12 +50,19 @@ func (c *Client) read(ctx context.Context, key api.Key) (*mvccpb.KeyValue, error
 // namespace "" is all namespaces. An object that cannot be read is logged and
 // left out.
 func (c *Client) List(ctx context.Context, kind, namespace string) ([]api.Resource, error) {
+	objects, _, err := c.ListAsOf(ctx, kind, namespace)
+	return objects, err
+}
+
+// ListAsOf is List that also returns the datastore's revision as of which it is, as
+// objects have theirs for resourceVersion.
+func (c *Client) ListAsOf(ctx context.Context, kind, namespace string) (objects []api.Resource, resourceVersion string, err error) {
 	k := c.codec.byName[kind]
 	if k == nil {
-		return nil, fmt.Errorf("unknown kind %q", kind)
+		return nil, "", fmt.Errorf("unknown kind %q", kind)
 	}
 	l, err := c.list(ctx, kind, c.codec.prefix(k, namespace), 0)
-	return l.objects, err
+	return l.objects, strconv.FormatInt(l.revision, 10), err
 }
 
 // ListAffinities returns the block affinities of one node, sorted by key.

@@ -85,12 +85,12 @@ func (a *app) get(ctx context.Context, args []string, o getOptions) error {
 		errs   []error
 	)
 	for _, sel := range selections {
-		found, err := s.find(ctx, sel)
+		found, version, err := s.find(ctx, sel)
 		if errors.Is(err, datastore.ErrUnreachable) {
 			return err // once; the rest would only say the same
 		}
 		errs = append(errs, err)
-		groups = appendGroup(groups, output.Group{Kind: sel.kind, Resources: found, Listed: sel.names == nil})
+		groups = appendGroup(groups, output.Group{Kind: sel.kind, Resources: found, Listed: sel.names == nil, Version: version})
 	}
 	if o.export {
 		groups = exported(groups)
@@ -169,9 +169,9 @@ func (a *app) writer(o getOptions) (func(io.Writer, []output.Group, output.Clust
 	return nil, fmt.Errorf("--output: %q is none of ps, table, wide, yaml, json, name, custom-columns=..., go-template=..., go-template-file=...", o.format)
 }
 
-// find reads what is selected. Names that do not exist make errors beside the
-// resources that do.
-func (s store) find(ctx context.Context, sel selection) ([]api.Resource, error) {
+// find reads what is selected, and what is listed as of a revision. Names that do not
+// exist make errors beside the resources that do.
+func (s store) find(ctx context.Context, sel selection) (found []api.Resource, version string, err error) {
 	if sel.names == nil || (sel.kind.Namespaced && sel.namespace == "") {
 		return s.list(ctx, sel)
 	}
@@ -186,7 +186,7 @@ func (s store) find(ctx context.Context, sel selection) ([]api.Resource, error) 
 			r, err = b, nil
 		}
 		if errors.Is(err, datastore.ErrUnreachable) {
-			return nil, err
+			return nil, "", err
 		}
 		if err != nil {
 			errs = append(errs, explain(key, err))
@@ -194,18 +194,18 @@ func (s store) find(ctx context.Context, sel selection) ([]api.Resource, error) 
 		}
 		out = append(out, r)
 	}
-	return out, errors.Join(errs...)
+	return out, "", errors.Join(errs...)
 }
 
 // list reads a kind; names, if any, are looked for in all namespaces.
-func (s store) list(ctx context.Context, sel selection) ([]api.Resource, error) {
-	all, err := s.List(ctx, sel.kind.Name, sel.namespace)
+func (s store) list(ctx context.Context, sel selection) (found []api.Resource, version string, err error) {
+	all, version, err := s.ListAsOf(ctx, sel.kind.Name, sel.namespace)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	all = withBuiltIn(sel.kind, all)
 	if sel.names == nil {
-		return all, nil
+		return all, version, nil
 	}
 	var (
 		out  []api.Resource
@@ -222,7 +222,7 @@ func (s store) list(ctx context.Context, sel selection) ([]api.Resource, error) 
 			errs = append(errs, fmt.Errorf("resource does not exist: %s", api.Key{Kind: sel.kind.Name, Name: name}))
 		}
 	}
-	return out, errors.Join(errs...)
+	return out, "", errors.Join(errs...)
 }
 
 // cluster reads what the tables need beyond the resources: nodes show the
@@ -249,6 +249,7 @@ func (s store) cluster(ctx context.Context, groups []output.Group) (output.Clust
 func exported(groups []output.Group) []output.Group {
 	out := slices.Clone(groups)
 	for i := range out {
+		out[i].Version = ""
 		rs := make([]api.Resource, len(out[i].Resources))
 		for j, r := range out[i].Resources {
 			r := r.DeepCopyObject().(api.Resource)

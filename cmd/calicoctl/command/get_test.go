@@ -3,6 +3,7 @@ package command_test
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -52,8 +53,11 @@ func TestTablesOfOurOwn(t *testing.T) {
 			"st-1   node-a   Agent,BGP,Routes   10                       \n\n",
 		"get stagedkubernetesnetworkpolicy -A -o wide": "NAMESPACE   NAME     SELECTOR   \n" +
 			"prod        sknp-1   a=b        \n\n",
-		"get bgpfilter": "NAME     EXPORTV4                                                     IMPORTV4                            EXPORTV6                   IMPORTV6                      \n" +
-			"filt-1   Accept(In 77.0.0.0/16 24-28),Reject(from RemotePeers)        Reject(NotIn 44.0.0.0/16 on eth0)   Accept(Equal 5000::/64)    Reject(NotEqual 6000::/64)    \n\n",
+		"get bgpfilter": "NAME     NUMEXPORTV4   NUMIMPORTV4   NUMEXPORTV6   NUMIMPORTV6   \n" +
+			"filt-1   2             1             1             1             \n\n",
+		"get bgpfilter -o wide": "NAME     NUMEXPORTV4   NUMIMPORTV4   NUMEXPORTV6   NUMIMPORTV6   EXPORTV4   IMPORTV4   EXPORTV6   IMPORTV6 \n" +
+			"filt-1   2   1   1   1   Accept(In 77.0.0.0/16 24-28),Reject(from RemotePeers)   Reject(NotIn 44.0.0.0/16 on eth0)   Accept(Equal 5000::/64)   Reject(NotEqual 6000::/64) \n\n",
+		"get wep -n prod -o custom-columns=WORKLOAD,ORCHESTRATOR": "WORKLOAD   ORCHESTRATOR   \nweb-0   k8s   \n\n",
 	} {
 		got := c.ok(t, strings.Fields(args)...)
 		if squeeze(got) != squeeze(want) {
@@ -140,9 +144,16 @@ func TestGetDocuments(t *testing.T) {
 
 	var list struct {
 		Kind, APIVersion string
+		Metadata         struct{ ResourceVersion string }
 		Items            []struct{ Metadata struct{ Name string } }
 	}
 	decode(c.ok(t, "get", "node", "-o", "json"), &list)
+	if want := strconv.FormatInt(c.etcd.Revision(), 10); list.Metadata.ResourceVersion != want {
+		t.Errorf("the list is as of %q, not %s", list.Metadata.ResourceVersion, want)
+	}
+	if got := c.ok(t, "get", "node", "-o", "yaml", "--export"); !strings.HasSuffix(got, "kind: NodeList\nmetadata: {}\n") {
+		t.Errorf("got %s", got)
+	}
 	if list.Kind != "NodeList" || list.APIVersion != "projectcalico.org/v3" || len(list.Items) != 2 || list.Items[0].Metadata.Name != "node-a" {
 		t.Errorf("got %+v", list)
 	}

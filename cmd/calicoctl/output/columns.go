@@ -21,6 +21,7 @@ const maxSetWidth = 80
 type column struct {
 	heading string
 	wide    bool // only in the wide form
+	asked   bool // in neither, only where it is asked for
 	cell    func(r api.Resource, c Cluster) string
 }
 
@@ -53,8 +54,9 @@ var name = column{heading: "NAME", cell: func(r api.Resource, _ Cluster) string 
 var namespace = column{heading: "NAMESPACE", cell: func(r api.Resource, _ Cluster) string { return r.GetNamespace() }}
 
 // columnsOf returns the columns of a kind's table, headings and order as
-// Calico's users know them. Where Calico's own table does not work (BGPFilter,
-// and the wide forms of CalicoNodeStatus and WorkloadEndpoint) it is ours.
+// Calico's users know them. Where Calico's own table does not work (the wide
+// forms of CalicoNodeStatus and WorkloadEndpoint) it is ours, and so is what the wide
+// form of BGPFilter has beyond the numbers of rules.
 func columnsOf(kind string) []column {
 	switch kind {
 	case api.KindNode:
@@ -145,6 +147,7 @@ func workloadEndpointColumns() []column {
 			return w.Spec.Workload
 		}),
 		col("NODE", func(w *api.WorkloadEndpoint) string { return w.Spec.Node }),
+		{heading: "ORCHESTRATOR", asked: true, cell: func(r api.Resource, _ Cluster) string { return r.(*api.WorkloadEndpoint).Spec.Orchestrator }},
 		col("NETWORKS", func(w *api.WorkloadEndpoint) string { return join(w.Spec.IPNetworks) }),
 		col("INTERFACE", func(w *api.WorkloadEndpoint) string { return w.Spec.InterfaceName }),
 		wide("PROFILES", func(w *api.WorkloadEndpoint) string { return join(w.Spec.Profiles) }),
@@ -223,10 +226,14 @@ func bgpColumns(kind string) []column {
 	}
 	return []column{
 		name,
-		col("EXPORTV4", func(f *api.BGPFilter) string { return filters(f.Spec.ExportV4, filterV4) }),
-		col("IMPORTV4", func(f *api.BGPFilter) string { return filters(f.Spec.ImportV4, filterV4) }),
-		col("EXPORTV6", func(f *api.BGPFilter) string { return filters(f.Spec.ExportV6, filterV6) }),
-		col("IMPORTV6", func(f *api.BGPFilter) string { return filters(f.Spec.ImportV6, filterV6) }),
+		col("NUMEXPORTV4", func(f *api.BGPFilter) string { return strconv.Itoa(len(f.Spec.ExportV4)) }),
+		col("NUMIMPORTV4", func(f *api.BGPFilter) string { return strconv.Itoa(len(f.Spec.ImportV4)) }),
+		col("NUMEXPORTV6", func(f *api.BGPFilter) string { return strconv.Itoa(len(f.Spec.ExportV6)) }),
+		col("NUMIMPORTV6", func(f *api.BGPFilter) string { return strconv.Itoa(len(f.Spec.ImportV6)) }),
+		wide("EXPORTV4", func(f *api.BGPFilter) string { return filters(f.Spec.ExportV4, filterV4) }),
+		wide("IMPORTV4", func(f *api.BGPFilter) string { return filters(f.Spec.ImportV4, filterV4) }),
+		wide("EXPORTV6", func(f *api.BGPFilter) string { return filters(f.Spec.ExportV6, filterV6) }),
+		wide("IMPORTV6", func(f *api.BGPFilter) string { return filters(f.Spec.ImportV6, filterV6) }),
 	}
 }
 

@@ -11,15 +11,16 @@ import (
 
 	"calico-xdp/pkg/api"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
 // list is all resources of a kind, as "kind: IPPoolList" in YAML and JSON.
 type list struct {
-	Kind       string         `json:"kind"`
-	APIVersion string         `json:"apiVersion"`
-	Metadata   struct{}       `json:"metadata"`
-	Items      []api.Resource `json:"items"`
+	Kind       string          `json:"kind"`
+	APIVersion string          `json:"apiVersion"`
+	Metadata   metav1.ListMeta `json:"metadata"`
+	Items      []api.Resource  `json:"items"`
 }
 
 // documents returns the values to write: one per list and one per resource that
@@ -32,7 +33,10 @@ func documents(groups []Group) []any {
 			if items == nil {
 				items = []api.Resource{}
 			}
-			out = append(out, list{Kind: g.Kind.Name + "List", APIVersion: api.GroupVersion, Items: items})
+			out = append(out, list{
+				Kind: g.Kind.Name + "List", APIVersion: api.GroupVersion,
+				Metadata: metav1.ListMeta{ResourceVersion: g.Version}, Items: items,
+			})
 			continue
 		}
 		for _, r := range g.Resources {

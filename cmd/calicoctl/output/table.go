@@ -20,6 +20,8 @@ type Group struct {
 	// Listed says that all of a kind were asked for, not some by name: YAML and
 	// JSON then have a list even if there is only one.
 	Listed bool
+	// Version is the datastore's revision as of which they were listed.
+	Version string
 }
 
 // Table writes one table per group, each followed by an empty line.
@@ -30,7 +32,7 @@ func Table(w io.Writer, groups []Group, wideForm, withNamespace bool, c Cluster)
 			cs = append(cs, namespace)
 		}
 		for _, col := range columnsOf(g.Kind.Name) {
-			if wideForm || !col.wide {
+			if !col.asked && (wideForm || !col.wide) {
 				cs = append(cs, col)
 			}
 		}
