@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"calico-xdp/tools/testbed"
 )
@@ -56,6 +58,9 @@ func (w *wire) attached(t *testing.T) map[Program]ebpf.ProgramID {
 	err := w.Do(func() error {
 		for _, hook := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
 			r, err := link.QueryPrograms(link.QueryOptions{Target: w.ifindex, Attach: hook})
+			if errors.Is(err, unix.EINVAL) {
+				continue // no tcx before Linux 6.6
+			}
 			if err != nil {
 				return err
 			}
@@ -370,5 +375,50 @@ func TestClsactRespectsOthers(t *testing.T) {
 	seen := count()
 	if testbed.Ping(w.Namespace, w.address, 3); count() < seen+3 {
 		t.Error("the filter of others is gone")
+	}
+}
+
+// Interfaces that go away while we detach from them are no error.
+func TestDetachFromWhatGoes(t *testing.T) {
+	w := newWire(t, true)
+	p := load(t, w.links)
+	for round := range 20 {
+		var ifindex []int
+		for i := range 4 {
+			name := fmt.Sprint("gone", i)
+			testbed.Veth(t, w.Namespace, name, w.far, name)
+			ifindex = append(ifindex, w.Link(t, name).Attrs().Index)
+			w.attach(t, p, Attachment{FromWorkload, ifindex[i]})
+			w.attach(t, p, Attachment{ToWorkload, ifindex[i]})
+		}
+		done := make(chan error)
+		go func() {
+			var errs []error
+			for i := range ifindex {
+				dev, err := w.far.Netlink().LinkByName(fmt.Sprint("gone", i))
+				if err == nil {
+					err = w.far.Netlink().LinkDel(dev)
+				}
+				errs = append(errs, err)
+			}
+			done <- errors.Join(errs...)
+		}()
+		err := w.Do(func() error {
+			if round%2 == 0 {
+				_, err := DetachClsact()
+				return err
+			}
+			var errs []error
+			for _, i := range ifindex {
+				errs = append(errs, detachClsact(Attachment{FromWorkload, i}), detachClsact(Attachment{ToWorkload, i}))
+			}
+			return errors.Join(errs...)
+		})
+		if err != nil {
+			t.Errorf("round %d: %v", round, err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
 	}
 }

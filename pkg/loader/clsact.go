@@ -49,11 +49,20 @@ func clsactFilter(a Attachment, fd int) *netlink.BpfFilter {
 	}
 }
 
+// dump lists anew what has changed while the kernel was listing it.
+func dump[T any](list func() ([]T, error)) ([]T, error) {
+	out, err := list()
+	for try := 0; try < 10 && errors.Is(err, netlink.ErrDumpInterrupted); try++ {
+		out, err = list()
+	}
+	return out, err
+}
+
 // ourFilters are our filters on an interface, by program.
 func ourFilters(dev netlink.Link) (map[Program]netlink.Filter, error) {
 	out := make(map[Program]netlink.Filter)
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		filters, err := netlink.FilterList(dev, parent)
+		filters, err := dump(func() ([]netlink.Filter, error) { return netlink.FilterList(dev, parent) })
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
 			continue // no clsact qdisc
 		}
@@ -82,19 +91,30 @@ func detachClsact(a Attachment) error {
 		return err
 	}
 	filters, err := ourFilters(dev)
-	if err != nil || filters[a.Program] == nil {
-		return err
+	if err == nil && filters[a.Program] != nil {
+		if err = netlink.FilterDel(filters[a.Program]); err == nil {
+			err = removeEmptyClsact(dev)
+		}
 	}
-	if err := netlink.FilterDel(filters[a.Program]); err != nil {
-		return err
+	return unlessGone(err, dev)
+}
+
+// unlessGone forgets an error about an interface that has gone meanwhile: its filters and
+// its qdisc have gone with it, in whatever order.
+func unlessGone(err error, dev netlink.Link) error {
+	if err == nil || isGone(err) {
+		return nil
 	}
-	return removeEmptyClsact(dev)
+	if _, gone := netlink.LinkByIndex(dev.Attrs().Index); isGone(gone) {
+		return nil
+	}
+	return err
 }
 
 // removeEmptyClsact removes the clsact qdisc when nobody's filter is left on it.
 func removeEmptyClsact(dev netlink.Link) error {
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		filters, err := netlink.FilterList(dev, parent)
+		filters, err := dump(func() ([]netlink.Filter, error) { return netlink.FilterList(dev, parent) })
 		if err != nil {
 			return err
 		}
@@ -108,7 +128,7 @@ func removeEmptyClsact(dev netlink.Link) error {
 // DetachClsact removes our filters from every interface of this network namespace
 // and says which.
 func DetachClsact() ([]Attachment, error) {
-	devs, err := netlink.LinkList()
+	devs, err := dump(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("interfaces: %w", err)
 	}
@@ -116,16 +136,16 @@ func DetachClsact() ([]Attachment, error) {
 	var errs []error
 	for _, dev := range devs {
 		filters, err := ourFilters(dev)
-		errs = append(errs, err)
+		errs = append(errs, unlessGone(err, dev))
 		for program, f := range filters {
 			if err := netlink.FilterDel(f); err != nil {
-				errs = append(errs, err)
+				errs = append(errs, unlessGone(err, dev))
 				continue
 			}
 			out = append(out, Attachment{program, dev.Attrs().Index})
 		}
 		if len(filters) > 0 {
-			errs = append(errs, removeEmptyClsact(dev))
+			errs = append(errs, unlessGone(removeEmptyClsact(dev), dev))
 		}
 	}
 	return out, errors.Join(errs...)

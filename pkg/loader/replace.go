@@ -29,7 +29,7 @@ func (l Links) Hooks() ([]Hook, error) {
 			out = append(out, Hook{Attachment: a})
 		}
 	}
-	devs, err := netlink.LinkList()
+	devs, err := dump(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("interfaces: %w", err)
 	}
