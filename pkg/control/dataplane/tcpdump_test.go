@@ -120,9 +120,9 @@ func TestTcpdumpReadsAnswers(t *testing.T) {
 		"tos 0xb9,ECT(1), ttl 64 … proto UDP (17) … 4789: [no cksum] VXLAN, flags [I] (0x08), vni 4096 … tos 0xb9,ECT(1), ttl 63 … > 192.168.2.1.5001: [udp sum ok]",
 		"class 0xb9 … fd10:10:1::3.4789: … VXLAN, flags [I] (0x08), vni 4096 … class 0xb9 … fd02::1.5001: [udp sum ok]",
 		"proto IPIP (4) … offset 0, flags [+], proto UDP (17) … 192.168.1.1. … > 192.168.3.1.5000: UDP, length 4000",
-		"proto IPIP (4) … flags [+], proto UDP (17) … 192.168.1.1 > 192.168.3.1: udp",
+		"proto IPIP (4) … flags [+], proto UDP (17) … 192.168.1.1 > 192.168.3.1: ",
 		"VXLAN … offset 0, flags [+], proto UDP (17) … 192.168.1.1. … > 192.168.2.1.5000: UDP, length 4000",
-		"VXLAN … flags [none], proto UDP (17) … 192.168.1.1 > 192.168.2.1: udp",
+		"VXLAN … flags [none], proto UDP (17) … 192.168.1.1 > 192.168.2.1: ",
 	)
 }
 
