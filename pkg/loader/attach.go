@@ -59,6 +59,29 @@ func (p *Programs) Attach(a Attachment) error {
 	return nil
 }
 
+// AttachAll is Attach for many, quickly, and returns what could not be attached.
+func (p *Programs) AttachAll(list []Attachment) map[Attachment]error {
+	failed := make(map[Attachment]error)
+	var fresh []Attachment
+	attach := func(a Attachment) {
+		if err := p.Attach(a); err != nil {
+			failed[a] = err
+		}
+	}
+	for _, a := range list {
+		if _, err := os.Lstat(p.links.pin(a)); err != nil {
+			fresh = append(fresh, a)
+		} else {
+			attach(a) // only replaces the program, which does not wait
+		}
+	}
+	defer p.links.hurry(len(fresh))()
+	for _, a := range fresh {
+		attach(a)
+	}
+	return failed
+}
+
 // update puts prog into the pinned link if there is one for this interface.
 func (l Links) update(prog *ebpf.Program, a Attachment) (bool, error) {
 	pinned, err := link.LoadPinnedLink(l.pin(a), nil)
@@ -125,6 +148,18 @@ func (l Links) Detach(a Attachment) error {
 		return fmt.Errorf("program %s on interface %d: %w", a.Program, a.Ifindex, err)
 	}
 	return errors.Join(pinned.Unpin(), pinned.Close())
+}
+
+// DetachAll is Detach for many, quickly, and returns what could not be detached.
+func (l Links) DetachAll(list []Attachment) map[Attachment]error {
+	defer l.hurry(len(list))()
+	failed := make(map[Attachment]error)
+	for _, a := range list {
+		if err := l.Detach(a); err != nil {
+			failed[a] = err
+		}
+	}
+	return failed
 }
 
 // List returns what is pinned. Live says whether the interface still exists.

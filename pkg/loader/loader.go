@@ -48,6 +48,7 @@ const (
 // are kept.
 func Load(shared map[string]*ebpf.Map, links Links) (*Programs, error) {
 	p := &Programs{byName: make(map[Program]*ebpf.Program), links: links}
+	links.hurry(0)() // nothing of a process before
 	for _, load := range []func() (*ebpf.CollectionSpec, error){loadTc, loadXdp} {
 		coll, err := loadCollection(load, shared)
 		if err != nil {

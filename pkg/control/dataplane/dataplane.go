@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -388,8 +390,9 @@ func Detach(pinDir string) ([]string, error) {
 	}
 	var removed []string
 	var errs []error
+	failed := links.DetachAll(slices.Collect(maps.Keys(list)))
 	for a := range list {
-		if err := links.Detach(a); err != nil {
+		if err := failed[a]; err != nil {
 			errs = append(errs, err)
 			continue
 		}

@@ -139,12 +139,19 @@ func (d *Dataplane) attach(w *desired.Dataplane, failing desired.EndpointErrors)
 	for key, e := range w.Endpoints {
 		endpoints[e.Ifindex] = key
 	}
-	var errs []error
+	var missing []loader.Attachment
 	for a := range d.attachments(w) {
-		if d.attached[a] {
-			continue
+		if !d.attached[a] {
+			missing = append(missing, a)
 		}
-		err := d.programs.Attach(a)
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	failed := d.programs.AttachAll(missing)
+	var errs []error
+	for _, a := range missing {
+		err := failed[a]
 		if a.Program == loader.XDPNetwork {
 			d.noteXDP(a, w, err)
 			d.attached[a] = true // or tried
@@ -199,12 +206,19 @@ func (d *Dataplane) detach(w *desired.Dataplane) error {
 		d.listed = true
 	}
 	want := d.attachments(w)
-	var errs []error
+	var unwanted []loader.Attachment
 	for a := range d.attached {
-		if want[a] {
-			continue
+		if !want[a] {
+			unwanted = append(unwanted, a)
 		}
-		if err := d.links.Detach(a); err != nil {
+	}
+	if len(unwanted) == 0 {
+		return nil
+	}
+	failed := d.links.DetachAll(unwanted)
+	var errs []error
+	for _, a := range unwanted {
+		if err := failed[a]; err != nil {
 			errs = append(errs, fmt.Errorf("detach: %w", err))
 			continue
 		}
