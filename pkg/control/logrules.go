@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -72,8 +73,8 @@ func (l *logRules) follow(t *policy.Tables) {
 	look := func(id policy.RulesetID) {
 		delete(l.having, id)
 		if s := t.Rulesets[id]; s != nil {
-			for i := range s.Rules {
-				if s.Rules[i].Action == policy.Log {
+			for _, p := range s.Parts {
+				if slices.ContainsFunc(p.Rules, func(x policy.RunRule) bool { return x.Action == policy.Log }) {
 					l.having[id] = true
 					return
 				}

@@ -107,7 +107,7 @@ func rulesOf(v View, p place) (map[policy.RuleID]bool, error) {
 			if s == nil {
 				continue
 			}
-			for _, r := range s.Rules {
+			for _, r := range s.Rules() {
 				r.ID.Staged = r.ID.Staged || staged
 				out[r.ID] = true
 			}

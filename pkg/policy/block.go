@@ -33,6 +33,8 @@ type block struct {
 	names    []portName // whose numbers it depends on
 	closed   bool       // it denies all
 	problems []error
+	pieces   [parts]termPiece // what its clauses ask for
+	run      *Run             // the clauses, as they are handed out
 
 	rulesets int // that have it
 	current  int // those of them that are in use
@@ -92,8 +94,43 @@ func (c *Compiler) blockOf(l *ruleList) *block {
 	for _, name := range b.names {
 		c.ports.use(name, b)
 	}
+	b.gather()
 	l.block, l.last = b, nil
 	return b
+}
+
+// gather lists what the block's clauses ask for.
+func (b *block) gather() {
+	for part := range b.pieces {
+		terms := make([]*term, 0, b.clauses)
+		if b.closed {
+			terms = append(terms, nil)
+		}
+		for _, r := range b.rules {
+			for i := range r.clauses {
+				terms = append(terms, r.clauses[i].terms[part])
+			}
+		}
+		b.pieces[part] = newTermPiece(terms)
+	}
+}
+
+// runIn is the block's clauses as rules of that tier.
+func (b *block) runIn(tier string) *Run {
+	if b.run != nil && b.run.ID.Tier == tier {
+		return b.run
+	}
+	b.run = &Run{ID: b.list.ruleID(tier), Rules: make([]RunRule, 0, b.clauses)}
+	b.run.ID.Index = 0
+	if b.closed {
+		b.run.Rules = append(b.run.Rules, RunRule{Deny, -1})
+	}
+	for i, r := range b.rules {
+		for k := range r.clauses {
+			b.run.Rules = append(b.run.Rules, RunRule{r.clauses[k].action, int32(b.list.number(i))})
+		}
+	}
+	return b.run
 }
 
 // rulesOf compiles the rules of a list, or takes over those of the block before:

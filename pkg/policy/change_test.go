@@ -157,8 +157,8 @@ func numbersKeepTheirMeaning(t *rapid.T, history []*policy.Tables) {
 				if is == nil {
 					continue
 				}
-				if !slices.Equal(was.Rules, is.Rules) {
-					t.Fatalf("ruleset %d: %v became %v", id, was.Rules, is.Rules)
+				if !slices.Equal(listOf(was), listOf(is)) {
+					t.Fatalf("ruleset %d: %v became %v", id, listOf(was), listOf(is))
 				}
 				for prefix, class := range old.Peers {
 					if !sameVector(was.Sources, is.Sources, uint32(class)) || !sameVector(was.Destinations, is.Destinations, uint32(class)) {
@@ -226,7 +226,7 @@ func keys[K comparable, V any](m map[K]V) map[K]bool {
 func sameRulesets(a, b *policy.Tables) bool {
 	for id, r := range a.Rulesets {
 		s := b.Rulesets[id]
-		if !slices.Equal(r.Rules, s.Rules) {
+		if !slices.Equal(listOf(r), listOf(s)) {
 			return false
 		}
 		for class := range uint32(a.PeerClasses) {
@@ -264,6 +264,14 @@ func ranges(t policy.PortTable) (n int) {
 }
 
 // sameVector compares the rows of one class.
+// listOf is a ruleset's rules.
+func listOf(r *policy.Ruleset) (list []policy.Rule) {
+	for _, rule := range r.Rules() {
+		list = append(list, rule)
+	}
+	return list
+}
+
 func sameVector(a, b *policy.Dimension, class uint32) bool {
 	if a.Width != b.Width {
 		return false

@@ -66,9 +66,9 @@ func (t *Tables) Explain(id RulesetID, p Packet) Explanation {
 	}
 	last := Rule{Action: Deny}
 	var left []int // of each segment that the packet has come to: the rule that it met last
-	stop := len(s.Rules) - 1
+	stop := s.Len() - 1
 	for i := range t.matches(id, p) {
-		if last = s.Rules[i]; last.Action == Log || last.Action == Pass {
+		if last = s.Rule(i); last.Action == Log || last.Action == Pass {
 			e.Met = append(e.Met, last)
 		}
 		stop = i
@@ -85,7 +85,8 @@ func (t *Tables) Explain(id RulesetID, p Packet) Explanation {
 		passage := Passage{Tier: segment.Tier, Policies: segment.Policies}
 		for _, i := range left {
 			if segment.From <= i && i < segment.To {
-				passage.Action, passage.Rule = s.Rules[i].Action, s.Rules[i].ID
+				rule := s.Rule(i)
+				passage.Action, passage.Rule = rule.Action, rule.ID
 				passage.Matched = passage.Rule.Policy != api.Key{}
 			}
 		}

@@ -121,7 +121,7 @@ func TestExplanations(t *testing.T) {
 					continue
 				}
 				checked[id] = true
-				rule := tables.Rulesets[id].Rules[0].ID
+				rule := tables.Rulesets[id].Rule(0).ID
 				p := policytest.RandomPacket(rng, rule.Direction, netip.Addr{})
 				e := tables.Explain(id, p)
 				explains(t, tables, id, p, e)

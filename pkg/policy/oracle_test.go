@@ -224,7 +224,7 @@ func attributed(t *rapid.T, store *api.Store, tables *policy.Tables) {
 				t.Fatalf("%s: segment %+v, want %v of %v", at, s, asked[s.Tier], tiers)
 			}
 		}
-		for i, rule := range r.Rules {
+		for i, rule := range r.Rules() {
 			s := r.SegmentOf(i)
 			if of, err := policy.ParseRuleID(rule.ID.String()); err != nil || of != rule.ID {
 				t.Fatalf("%s: rule %+v as text is %s, %v", at, rule.ID, rule.ID, err)
@@ -234,8 +234,8 @@ func attributed(t *rapid.T, store *api.Store, tables *policy.Tables) {
 			}
 			switch {
 			case s == nil:
-				if i != len(r.Rules)-1 || rule.ID != (policy.RuleID{Direction: direction, Index: -1, Staged: staged}) {
-					t.Fatalf("%s: rule %d of %d, %+v, is of no segment", at, i, len(r.Rules), rule)
+				if i != r.Len()-1 || rule.ID != (policy.RuleID{Direction: direction, Index: -1, Staged: staged}) {
+					t.Fatalf("%s: rule %d of %d, %+v, is of no segment", at, i, r.Len(), rule)
 				}
 			case rule.ID.Tier != s.Tier || rule.ID.Policy != (api.Key{}) && !slices.Contains(s.Policies, rule.ID.Policy):
 				t.Fatalf("%s: rule %+v in segment %+v", at, rule, s)

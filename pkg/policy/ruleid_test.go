@@ -98,10 +98,10 @@ spec: {selector: has(more), order: 99, types: [Ingress]}
 		"policies": {of("web").Ingress, of("db").Ingress}, "staged": {of("web2").Ingress, of("web2").StagedIngress},
 	} {
 		a, b := tables.Rulesets[ids[0]], tables.Rulesets[ids[1]]
-		if ids[0] == ids[1] || slices.Equal(a.Rules, b.Rules) {
-			t.Errorf("%s: rulesets %v are %v and %v", what, ids, a.Rules, b.Rules)
+		if ids[0] == ids[1] || slices.Equal(listOf(a), listOf(b)) {
+			t.Errorf("%s: rulesets %v are %v and %v", what, ids, listOf(a), listOf(b))
 		}
-		if len(a.Rules) == len(b.Rules) && (a.Sources != b.Sources || a.DestinationPorts != b.DestinationPorts) {
+		if a.Len() == b.Len() && (a.Sources != b.Sources || a.DestinationPorts != b.DestinationPorts) {
 			t.Errorf("%s: the vectors are not shared", what)
 		}
 	}

@@ -15,7 +15,7 @@ type ruleset struct {
 	key        string
 	out        *Ruleset // what is handed out
 	blocks     []*block
-	terms      [parts][]*term // until there are dimensions
+	terms      [parts]termList // until there are dimensions
 	dimensions [parts]*dimension
 	tooLong    error  // why it denies all
 	kinds      int    // that have it
@@ -120,7 +120,7 @@ func (c *Compiler) rulesetOf(k *kind, at stage, direction int, v variant) (*rule
 			r.tooLong = fmt.Errorf("%s: %d rules apply, %d can be compiled", which, size, MaxRules)
 			r.close(segments)
 		} else {
-			r.flatten(segments, open, at, direction, v, size)
+			r.flatten(segments, open, at, direction, v)
 		}
 		c.rulesets[r.key] = r
 		c.fresh = append(c.fresh, r)
@@ -155,50 +155,51 @@ func endOf(at stage) Action {
 
 // flatten makes one list of the segments and, if anything gets through them, what
 // becomes of that.
-func (r *ruleset) flatten(segments []segment, open bool, at stage, direction int, v variant, size int) {
-	r.out = &Ruleset{Rules: make([]Rule, 0, size)}
-	for part := range r.terms {
-		r.terms[part] = make([]*term, 0, size)
+func (r *ruleset) flatten(segments []segment, open bool, at stage, direction int, v variant) {
+	r.out = new(Ruleset)
+	end := func(a Action, tier string) {
+		r.addOne(a, RuleID{Tier: tier, Direction: directions[direction], Index: -1, Staged: v == staged})
 	}
 	for _, s := range segments {
-		first, part := len(r.out.Rules), Segment{From: len(r.out.Rules)}
+		first, whole := len(r.out.Parts), Segment{From: r.out.Len()}
 		if s.tier != nil {
-			part.Tier = s.tier.name
+			whole.Tier = s.tier.name
 		}
 		for _, b := range s.blocks {
-			part.Policies = append(part.Policies, b.list.object)
-			id := b.list.ruleID(part.Tier)
-			if b.closed {
-				r.add(Deny, id, [parts]*term{})
-			}
-			for i, x := range b.rules {
-				id.Index = b.list.number(i)
-				for _, k := range x.clauses {
-					r.add(k.action, id, k.terms)
-				}
-			}
+			whole.Policies = append(whole.Policies, b.list.object)
+			r.add(b.runIn(whole.Tier), &b.pieces)
 		}
-		if end := s.end(at); end != 0 {
-			r.add(end, RuleID{Tier: part.Tier, Direction: directions[direction], Index: -1, Staged: v == staged}, [parts]*term{})
+		if a := s.end(at); a != 0 {
+			end(a, whole.Tier)
 		}
-		for i := first; i < len(r.out.Rules); i++ {
-			if r.out.Rules[i].Action == Pass {
-				r.out.Rules[i].Next = uint16(len(r.out.Rules))
-			}
+		whole.To = r.out.Len()
+		for i := range r.out.Parts[first:] {
+			r.out.Parts[first+i].Next = whole.To
 		}
-		part.To = len(r.out.Rules)
-		r.out.Segments = append(r.out.Segments, part)
+		r.out.Segments = append(r.out.Segments, whole)
 	}
 	if open {
-		r.add(endOf(at), RuleID{Direction: directions[direction], Index: -1, Staged: v == staged}, [parts]*term{})
+		end(endOf(at), "")
 	}
 }
 
-func (r *ruleset) add(a Action, id RuleID, terms [parts]*term) {
-	r.out.Rules = append(r.out.Rules, Rule{Action: a, ID: id})
-	for part, t := range terms {
-		r.terms[part] = append(r.terms[part], t)
+// add puts rules behind those that there are.
+func (r *ruleset) add(run *Run, pieces *[parts]termPiece) {
+	if len(run.Rules) == 0 {
+		return
 	}
+	r.out.Parts = append(r.out.Parts, Part{From: r.out.Len(), Run: run})
+	for part := range r.terms {
+		r.terms[part].append(pieces[part])
+	}
+}
+
+// addOne puts a rule that asks for nothing behind those that there are.
+func (r *ruleset) addOne(a Action, id RuleID) {
+	run := &Run{ID: id, Rules: []RunRule{{a, int32(id.Index)}}}
+	run.ID.Index = 0
+	nothing := newTermPiece([]*term{nil})
+	r.add(run, &[parts]termPiece{nothing, nothing, nothing, nothing})
 }
 
 // close makes a ruleset that is too long one that denies all, because of the longest
@@ -218,7 +219,7 @@ func (r *ruleset) close(segments []segment) {
 	}
 	r.out = new(Ruleset)
 	id := longest.list.ruleID(tier)
-	r.add(Deny, id, [parts]*term{})
+	r.addOne(Deny, id)
 	r.out.Segments = []Segment{{Tier: tier, To: 1, Policies: []api.Key{id.Policy}}}
 }
 
@@ -300,7 +301,7 @@ func (c *Compiler) complete(r *ruleset) {
 	for part, terms := range r.terms {
 		r.dimensions[part] = c.spaceOf(part).dimension(r, terms)
 	}
-	r.terms = [parts][]*term{}
+	r.terms = [parts]termList{}
 	c.handOut(r)
 }
 

@@ -33,7 +33,7 @@ const MaxRules = 65536
 // Tables is everything the classifier needs on this node.
 //
 // The maps and dimensions are the compiler's own, true until the next Compile,
-// which changes them in place. Rules and Segments of a ruleset, and the lists, are
+// which changes them in place. Parts and Segments of a ruleset, and the lists, are
 // never changed.
 //
 // They hold what is needed to go on from the result before: rulesets that no
@@ -171,7 +171,7 @@ type PortRange struct {
 // A *Ruleset only grows: Dimensions get rows and blocks behind those that they
 // have, and classes with a new meaning get one of them.
 type Ruleset struct {
-	Rules            []Rule
+	Parts            []Part // the rules; see Rule
 	Segments         []Segment
 	Sources          *Dimension
 	Destinations     *Dimension
@@ -186,6 +186,65 @@ type Segment struct {
 	// Policies are those of the tier that select the endpoint and apply in the
 	// direction, in order, whether they have rules or not; or the profile.
 	Policies []api.Key
+}
+
+// Part is rules of a ruleset that follow each other.
+type Part struct {
+	From int // the number of its first rule in the ruleset
+	Next int // Pass: index of the rule to go on at
+	*Run
+}
+
+// Run is the rules that one policy or profile has in one direction, or the one that
+// says what becomes of what no rule of a tier has matched. All rulesets that it is part
+// of have it in common, so what changes another policy costs nothing for it;
+// it is the same *Run from one result to the next.
+type Run struct {
+	ID    RuleID // of the rules, with the index 0
+	Rules []RunRule
+}
+
+// RunRule is one rule of a run.
+type RunRule struct {
+	Action Action
+	Index  int32 // of its id
+}
+
+// Len is how many rules the ruleset has.
+func (r *Ruleset) Len() int {
+	if len(r.Parts) == 0 {
+		return 0
+	}
+	last := r.Parts[len(r.Parts)-1]
+	return last.From + len(last.Rules)
+}
+
+// Rule returns a rule by its number.
+func (r *Ruleset) Rule(i int) Rule {
+	behind, _ := slices.BinarySearchFunc(r.Parts, i+1, func(p Part, i int) int { return p.From - i })
+	p := r.Parts[behind-1]
+	return p.rule(i - p.From)
+}
+
+// Rules are the rules with their numbers.
+func (r *Ruleset) Rules() iter.Seq2[int, Rule] {
+	return func(yield func(int, Rule) bool) {
+		for _, p := range r.Parts {
+			for i := range p.Rules {
+				if !yield(p.From+i, p.rule(i)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (p *Part) rule(i int) Rule {
+	x := Rule{Action: p.Run.Rules[i].Action, ID: p.ID}
+	if x.ID.Index = int(p.Run.Rules[i].Index); x.Action == Pass {
+		x.Next = uint16(p.Next)
+	}
+	return x
 }
 
 // SegmentOf returns the segment of a rule; nil for the final drop or allow. For a

@@ -14,8 +14,7 @@ const blockRules = 4096
 type dimension struct {
 	Dimension
 	space  *space
-	terms  []*term // of the rules
-	hash   uint64  // of them
+	terms  termList // of the rules
 	owners []*ruleset
 	groups []group
 	users  map[*set]*users
@@ -49,31 +48,24 @@ const manyRules = 256
 type users struct{ in, out []uint32 }
 
 // dimension returns the dimension of a ruleset whose rules have these terms.
-func (s *space) dimension(owner *ruleset, terms []*term) *dimension {
-	hash := uint64(len(terms))
-	for _, t := range terms {
-		hash *= 0x9e3779b97f4a7c15
-		if t != nil {
-			hash ^= uint64(t.id)
-		}
-	}
-	for _, d := range s.dimensions[hash] {
-		if slices.Equal(d.terms, terms) {
+func (s *space) dimension(owner *ruleset, terms termList) *dimension {
+	for _, d := range s.dimensions[terms.hash] {
+		if d.terms.equal(&terms) {
 			d.owners = append(d.owners, owner)
 			return d
 		}
 	}
 	d := s.newDimension(terms)
-	d.hash, d.owners = hash, []*ruleset{owner}
-	s.dimensions[hash] = append(s.dimensions[hash], d)
+	d.owners = []*ruleset{owner}
+	s.dimensions[terms.hash] = append(s.dimensions[terms.hash], d)
 	return d
 }
 
 // newDimension makes a dimension that nobody has yet.
-func (s *space) newDimension(terms []*term) *dimension {
+func (s *space) newDimension(terms termList) *dimension {
 	d := &dimension{space: s, terms: terms}
-	d.Width = max(1, (len(terms)+blockRules-1)/blockRules)
-	d.group()
+	d.Width = max(1, (terms.size+blockRules-1)/blockRules)
+	d.group(terms.all())
 	split := false
 	for _, g := range d.groups {
 		split = split || g.family != 0 && len(g.in) == 0
@@ -99,12 +91,12 @@ func (s *space) newDimension(terms []*term) *dimension {
 }
 
 // group finds the rules that ask the same.
-func (d *dimension) group() {
+func (d *dimension) group(terms []*term) {
 	const none = ^uint32(0)
 	nothing := none // the group of rules that ask for nothing
-	of := make([]uint32, len(d.terms))
+	of := make([]uint32, len(terms))
 	var sizes []uint32
-	for i, t := range d.terms {
+	for i, t := range terms {
 		switch {
 		case t == nil && nothing != none:
 			of[i] = nothing
@@ -123,7 +115,7 @@ func (d *dimension) group() {
 		}
 		sizes[of[i]]++
 	}
-	rules := make([]uint32, len(d.terms))
+	rules := make([]uint32, len(terms))
 	for g := range d.groups {
 		d.groups[g].of = nil
 		d.groups[g].rules, rules = rules[:0:sizes[g]], rules[sizes[g]:]
@@ -198,11 +190,11 @@ func (d *dimension) release(owner *ruleset) {
 	if d.owners = slices.Delete(d.owners, i, i+1); len(d.owners) > 0 {
 		return
 	}
-	same := d.space.dimensions[d.hash]
+	same := d.space.dimensions[d.terms.hash]
 	if same = slices.DeleteFunc(same, func(x *dimension) bool { return x == d }); len(same) == 0 {
-		delete(d.space.dimensions, d.hash)
+		delete(d.space.dimensions, d.terms.hash)
 	} else {
-		d.space.dimensions[d.hash] = same
+		d.space.dimensions[d.terms.hash] = same
 	}
 	d.forget()
 }
@@ -225,8 +217,8 @@ func (d *dimension) bloated() bool {
 func (d *dimension) again() *dimension {
 	d.forget()
 	fresh := d.space.newDimension(d.terms)
-	fresh.hash, fresh.owners = d.hash, d.owners
-	same := d.space.dimensions[d.hash]
+	fresh.owners = d.owners
+	same := d.space.dimensions[d.terms.hash]
 	same[slices.Index(same, d)] = fresh
 	return fresh
 }

@@ -15,6 +15,16 @@ func asks(in, out []setID, ids []setID) bool {
 	return !slices.ContainsFunc(in, func(id setID) bool { return !has(id) }) && !slices.ContainsFunc(out, has)
 }
 
+// cutAnyhow makes a list of terms in some pieces.
+func cutAnyhow(rng *rand.Rand, terms []*term) (list termList) {
+	for len(terms) > 0 {
+		n := 1 + rng.IntN(len(terms))
+		list.append(newTermPiece(terms[:n]))
+		terms = terms[n:]
+	}
+	return list
+}
+
 func TestDimensionsSayWhichRulesMatch(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
@@ -64,7 +74,18 @@ func TestDimensionsSayWhichRulesMatch(t *testing.T) {
 		cut := rng.IntN(len(born) + 1)
 		space.born = born[:cut]
 		space.spread()
-		d := space.dimension(nil, terms)
+		list := cutAnyhow(rng, terms)
+		d := space.dimension(nil, list)
+		if again := space.dimension(nil, cutAnyhow(rng, slices.Clone(terms))); again != d {
+			t.Fatal("the same terms in other pieces have a dimension of their own")
+		}
+		if others := slices.Clone(terms); rules > 1 {
+			i := rng.IntN(rules)
+			others[i] = terms[(i+1)%rules]
+			if another := cutAnyhow(rng, others); list.equal(&another) != (terms[i] == others[i]) {
+				t.Fatalf("lists that differ in term %d are equal", i)
+			}
+		}
 		space.born = born[cut:]
 		space.spread()
 		if rng.IntN(2) == 0 {

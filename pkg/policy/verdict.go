@@ -35,7 +35,7 @@ func (t *Tables) Verdict(id RulesetID, p Packet) (Action, RuleID) {
 func (t *Tables) Matches(id RulesetID, p Packet) iter.Seq[Rule] {
 	return func(yield func(Rule) bool) {
 		for i := range t.matches(id, p) {
-			if !yield(t.Rulesets[id].Rules[i]) {
+			if !yield(t.Rulesets[id].Rule(i)) {
 				return
 			}
 		}
@@ -75,10 +75,10 @@ func (t *Tables) matches(id RulesetID, p Packet) iter.Seq[int] {
 					if !yield(i) {
 						return
 					}
-					switch s.Rules[i].Action {
+					switch rule := s.Rule(i); rule.Action {
 					case Log:
 					case Pass:
-						from = int(s.Rules[i].Next)
+						from = int(rule.Next)
 					default:
 						return
 					}

@@ -129,7 +129,7 @@ func numbersAgree(t rapid.TB, d *Dataplane, tables *policy.Tables) {
 			if r.from == nil {
 				continue // a former process's
 			}
-			want := r.from.Rules[i]
+			want := r.from.Rule(i)
 			want.ID.Staged = want.ID.Staged || r.staged
 			id, action, ok := d.Rule(n)
 			if !ok || id != want.ID || action != want.Action {

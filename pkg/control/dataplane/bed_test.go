@@ -132,7 +132,7 @@ func twoRulesets() *policy.Tables {
 	everything := &policy.Dimension{Width: 1, Blocks: []policy.Block{{Stored: 1}}, Words: []uint64{1}}
 	ruleset := func(a policy.Action) *policy.Ruleset {
 		return &policy.Ruleset{
-			Rules:   []policy.Rule{{Action: a}},
+			Parts:   []policy.Part{{Run: &policy.Run{Rules: []policy.RunRule{{Action: a}}}}},
 			Sources: everything, Destinations: everything, SourcePorts: everything, DestinationPorts: everything,
 		}
 	}

@@ -34,7 +34,7 @@ type classifier struct {
 	extents *extents
 	live    map[policy.RulesetID]*ruleset // what the last tables hold
 	leaving []*ruleset                    // what endpoints may still refer to
-	spare   []uint64                      // the words of one that was freed, for the next one
+	spare   []uint64                      // the words of one that was left, for the next one
 
 	peers, sources, destinations *numbers
 	addresses                    map[netip.Prefix]uint32 // the kernel's classes
@@ -80,7 +80,6 @@ func newClassifier(k *kernel.Maps, log *slog.Logger) *classifier {
 	}
 	words.freed = func(r *ruleset) {
 		rules.release(r.numbers(), r.without)
-		c.spare, r.words = r.words, nil
 	}
 	return c
 }
@@ -192,7 +191,7 @@ func (c *classifier) note(id policy.RulesetID, from *policy.Ruleset, staged bool
 	if delete(c.failed, id); err == nil {
 		return
 	}
-	c.failed[id] = fmt.Errorf("ruleset of %d rules: %w", len(from.Rules), err)
+	c.failed[id] = fmt.Errorf("ruleset of %d rules: %w", from.Len(), err)
 	if staged && !known {
 		c.log.Warn("staged policies are not counted", "error", c.failed[id]) // no endpoint says so
 	}
@@ -302,14 +301,13 @@ func (c *classifier) placeAnew(id policy.RulesetID, from *policy.Ruleset, staged
 	if r.extent, err = c.extents.take(r.size); err != nil {
 		return err
 	}
-	var numbers []uint32
 	r.staged = staged
-	numbers, r.without = c.rules.hold(from, staged)
-	r.words, _ = c.encode(r, from, numbers)
+	r.counts, r.without = c.rules.hold(from, staged)
+	r.words, _ = c.encode(r, from, r.counts)
 	r.layOut(from)
 	if err := c.kernel.Words.Write(r.base, r.words); err != nil {
 		c.extents.release(r.extent)
-		c.rules.release(numbers, r.without)
+		c.rules.release(r.counts, r.without)
 		return err
 	}
 	if old := c.live[id]; old != nil {
@@ -387,6 +385,8 @@ func (c *classifier) left(used []uint32, now time.Time) {
 			return false
 		}
 		c.extents.retire(r, now)
+		r.counts = r.numbers()
+		c.spare, r.words = r.words, nil
 		return true
 	})
 	c.rules.settle()

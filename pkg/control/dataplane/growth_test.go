@@ -46,7 +46,9 @@ func (n *node) crowded(t *testing.T, more int) *desired.State {
 		key := api.Key{Kind: "WorkloadEndpoint", Namespace: "default", Name: name}
 		id := policy.RulesetID(100 + i)
 		ruleset := *tables.Rulesets[1]
-		ruleset.Rules = []policy.Rule{{Action: policy.Allow, ID: policy.RuleID{Tier: "default", Policy: key, Direction: "ingress"}}}
+		ruleset.Parts = []policy.Part{{Run: &policy.Run{
+			ID: policy.RuleID{Tier: "default", Policy: key, Direction: "ingress"}, Rules: []policy.RunRule{{Action: policy.Allow}},
+		}}}
 		tables.Rulesets[id] = &ruleset
 		ifindex := n.Link(t, name).Attrs().Index
 		if i%4 == 0 {

@@ -138,13 +138,16 @@ func (c *classifier) adoptRulesets(t *policy.Tables, used map[policy.RulesetID]u
 
 // adopt makes a ruleset of the kernel's that of an id, if it says the same.
 func (c *classifier) adopt(id policy.RulesetID, from *policy.Ruleset, staged bool, r *ruleset) bool {
-	if r.rules != len(from.Rules) || !c.fits(r) {
+	if r.rules != from.Len() || !c.fits(r) {
 		return false
 	}
 	numbers := c.rules.find(from, staged)
-	for i, rule := range from.Rules {
-		if r.words[headerWords+i] != ruleWord(rule, numbers[i]) {
-			return false // as nearly always
+	for n := range from.Parts {
+		p := &from.Parts[n]
+		for i, rule := range p.Rules {
+			if r.words[headerWords+p.From+i] != ruleWord(p, rule, numbers[p.From+i]) {
+				return false // as nearly always
+			}
 		}
 	}
 	same, ok := c.encode(r, from, numbers)

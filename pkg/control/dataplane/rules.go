@@ -72,50 +72,55 @@ func (r *rules) capacity() int { return r.kernel.RuleCounters.Len() }
 // reserve has the tables made larger if they have no room for a ruleset's rules. That
 // they cannot be is no error: rules go without numbers then.
 func (r *rules) reserve(from *policy.Ruleset, staged bool) {
-	if r.room() >= len(from.Rules) {
+	if r.room() >= from.Len() {
 		return
 	}
-	need, last := 0, policy.RuleID{}
-	for i, n := range r.find(from, staged) {
-		if n == 0 && from.Rules[i].ID != last {
-			last = from.Rules[i].ID
-			need++
+	need, numbers := 0, r.find(from, staged)
+	for _, p := range from.Parts {
+		last := int32(-2)
+		for i, x := range p.Rules {
+			if numbers[p.From+i] == 0 && x.Index != last {
+				last = x.Index
+				need++
+			}
 		}
 	}
 	_ = r.kernel.RuleCounters.Reserve(need + r.taken())
 }
 
-// walk goes through the rules of a ruleset with the lists that they are in, nil for
-// those that do not exist, and the numbers that they have. then returns the list that
-// it has made where there was none.
-func (r *rules) walk(from *policy.Ruleset, staged bool, then func(i int, id policy.RuleID, l *ruleList, n uint32) *ruleList) {
-	var l *ruleList
-	for i := range from.Rules {
-		id, a := from.Rules[i].ID, from.Rules[i].Action
+// walk goes through the rules of a ruleset and sets the numbers that they have. Of those
+// that have none it asks otherwise, which is given the list that the rule is in, nil if
+// that does not exist, and returns it too, should it have made it.
+func (r *rules) walk(from *policy.Ruleset, staged bool, otherwise func(id policy.RuleID, a policy.Action, l *ruleList) (uint32, *ruleList)) []uint32 {
+	numbers := make([]uint32, from.Len())
+	for _, p := range from.Parts {
+		id := p.ID
 		id.Staged = id.Staged || staged
-		of := id
-		if of.Index = 0; l == nil || l.id != of {
-			l = r.lists[of]
+		l := r.lists[id]
+		for i, x := range p.Rules {
+			var n uint32
+			if at := int(x.Index) + 1; l != nil && at < len(l.numbers) {
+				n = l.numbers[at][x.Action]
+			}
+			if n == 0 {
+				of := id
+				of.Index = int(x.Index)
+				n, l = otherwise(of, x.Action, l)
+			}
+			numbers[p.From+i] = n
 		}
-		var n uint32
-		if l != nil && id.Index+1 < len(l.numbers) {
-			n = l.numbers[id.Index+1][a]
-		}
-		l = then(i, id, l, n)
 	}
+	return numbers
 }
 
 // find returns the numbers that a ruleset's rules have; 0 for those that have none.
 func (r *rules) find(from *policy.Ruleset, staged bool) []uint32 {
-	numbers := make([]uint32, len(from.Rules))
-	r.walk(from, staged, func(i int, id policy.RuleID, l *ruleList, n uint32) *ruleList {
-		if n == 0 && len(r.former) > 0 {
-			n = r.former[nameOf(id, from.Rules[i].Action)]
+	return r.walk(from, staged, func(id policy.RuleID, a policy.Action, l *ruleList) (uint32, *ruleList) {
+		if len(r.former) == 0 {
+			return 0, l
 		}
-		numbers[i] = n
-		return l
+		return r.former[nameOf(id, a)], l
 	})
-	return numbers
 }
 
 // hold returns numbers for the rules of a ruleset that is about to be in the kernel,
@@ -123,26 +128,24 @@ func (r *rules) find(from *policy.Ruleset, staged bool) []uint32 {
 // for have 0; without counts them.
 func (r *rules) hold(from *policy.Ruleset, staged bool) (numbers []uint32, without int) {
 	r.reserve(from, staged)
-	numbers = make([]uint32, len(from.Rules))
 	var given []uint32
 	var names []kernel.RuleName
 	r.mu.Lock()
-	r.walk(from, staged, func(i int, id policy.RuleID, l *ruleList, n uint32) *ruleList {
+	numbers = r.walk(from, staged, func(id policy.RuleID, a policy.Action, l *ruleList) (uint32, *ruleList) {
+		name := nameOf(id, a)
+		n := r.former[name]
 		if n == 0 {
-			a := from.Rules[i].Action
-			name := nameOf(id, a)
-			if n = r.former[name]; n == 0 {
-				if n = r.take(); n != 0 {
-					given, names = append(given, n), append(names, name)
-				}
+			if n = r.take(); n != 0 {
+				given, names = append(given, n), append(names, name)
 			}
-			l = r.bind(n, l, id, a)
 		}
-		if numbers[i] = n; n != 0 {
+		return n, r.bind(n, l, id, a)
+	})
+	for _, n := range numbers {
+		if n != 0 {
 			r.numbered[n].uses++
 		}
-		return l
-	})
+	}
 	without = r.lack(numbers)
 	r.mu.Unlock()
 	if err := r.kernel.RuleNames.PutAll(given, names); err != nil {
@@ -157,11 +160,9 @@ func (r *rules) hold(from *policy.Ruleset, staged bool) (numbers []uint32, witho
 func (r *rules) adopt(from *policy.Ruleset, staged bool, numbers []uint32) (without int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.walk(from, staged, func(i int, id policy.RuleID, l *ruleList, n uint32) *ruleList {
-		if n == 0 {
-			l = r.bind(numbers[i], l, id, from.Rules[i].Action)
-		}
-		return l
+	r.walk(from, staged, func(id policy.RuleID, a policy.Action, l *ruleList) (uint32, *ruleList) {
+		n := r.former[nameOf(id, a)]
+		return n, r.bind(n, l, id, a)
 	})
 	return r.lack(numbers)
 }

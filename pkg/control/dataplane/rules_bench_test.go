@@ -78,9 +78,13 @@ func BenchmarkScrape(b *testing.B) {
 	d := unhookedWith(b, kernel.Options{Sizes: map[string]int{"rule_counters": 131072, "rule_names": 131072}})
 	from := &policy.Ruleset{}
 	for i := range 100_000 {
-		from.Rules = append(from.Rules, policy.Rule{Action: policy.Deny, ID: policy.RuleID{
-			Tier: "default", Policy: api.Key{Kind: "NetworkPolicy", Namespace: "default", Name: fmt.Sprint("default.p", i/100)}, Direction: "ingress", Index: i % 100,
-		}})
+		if i%100 == 0 {
+			from.Parts = append(from.Parts, policy.Part{From: i, Run: &policy.Run{ID: policy.RuleID{
+				Tier: "default", Policy: api.Key{Kind: "NetworkPolicy", Namespace: "default", Name: fmt.Sprint("default.p", i/100)}, Direction: "ingress",
+			}}})
+		}
+		run := from.Parts[i/100].Run
+		run.Rules = append(run.Rules, policy.RunRule{Action: policy.Deny, Index: int32(i % 100)})
 	}
 	b.Run("numbering", func(b *testing.B) {
 		for b.Loop() {

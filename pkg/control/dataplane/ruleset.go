@@ -15,8 +15,9 @@ type ruleset struct {
 	peers, ports int // capacities in classes
 	vectors      int // capacity in words; 0 for a ruleset whose vectors are one word
 
-	staged  bool // it is one that only counts
-	without int  // rules that have no number
+	staged  bool     // it is one that only counts
+	counts  []uint32 // the numbers of its rules; nil: what words say
+	without int      // rules that have no number
 
 	from  *policy.Ruleset // what it was encoded from
 	grown [4]vectors      // of more than 64 rules
@@ -49,7 +50,7 @@ const (
 
 // newRuleset is a ruleset with room for classes to come, which has no place yet.
 func newRuleset(from *policy.Ruleset, peers, ports int) *ruleset {
-	r := &ruleset{rules: len(from.Rules), peers: peers, ports: ports}
+	r := &ruleset{rules: from.Len(), peers: peers, ports: ports}
 	if r.rules > smallRules {
 		for _, d := range dimensions(from) {
 			r.vectors += 2*len(d.Blocks) + len(d.Words)
@@ -95,13 +96,20 @@ var actions = [...]kernel.RuleAction{
 	policy.Continue: kernel.RuleContinue,
 }
 
-// ruleWord is a rule as policy.h reads it; number counts it.
-func ruleWord(rule policy.Rule, number uint32) uint64 {
-	return uint64(actions[rule.Action]) | uint64(rule.Next)<<8 | uint64(number)<<32
+// ruleWord is a rule of a part of a ruleset as policy.h reads it; number counts it.
+func ruleWord(p *policy.Part, rule policy.RunRule, number uint32) uint64 {
+	word := uint64(actions[rule.Action]) | uint64(number)<<32
+	if rule.Action == policy.Pass {
+		word |= uint64(uint16(p.Next)) << 8
+	}
+	return word
 }
 
-// numbers are those of the rules, as the words say.
+// numbers are those of the rules.
 func (r *ruleset) numbers() []uint32 {
+	if r.counts != nil {
+		return r.counts
+	}
 	out := make([]uint32, r.rules)
 	for i := range out {
 		out[i] = uint32(r.words[headerWords+i] >> 32)
@@ -111,7 +119,10 @@ func (r *ruleset) numbers() []uint32 {
 
 // sameRules says whether two compiled rulesets have the same rules.
 func sameRules(a, b *policy.Ruleset) bool {
-	return len(a.Rules) == len(b.Rules) && (len(a.Rules) == 0 || &a.Rules[0] == &b.Rules[0] || slices.Equal(a.Rules, b.Rules))
+	same := func(p, q policy.Part) bool {
+		return p.From == q.From && p.Next == q.Next && (p.Run == q.Run || p.ID == q.ID && slices.Equal(p.Rules, q.Rules))
+	}
+	return slices.EqualFunc(a.Parts, b.Parts, same)
 }
 
 // layOut notes where encode has put the vectors.
@@ -188,8 +199,11 @@ func (c *classifier) encode(r *ruleset, from *policy.Ruleset, numbers []uint32) 
 	words = words[:r.size]
 	clear(words[copy(words, r.words):])
 	words[0], words[1] = uint64(r.rules)|uint64(r.peers)<<32, uint64(r.ports)|uint64(r.vectors)<<32
-	for i, rule := range from.Rules {
-		words[headerWords+i] = ruleWord(rule, numbers[i])
+	for n := range from.Parts {
+		p := &from.Parts[n]
+		for i, rule := range p.Rules {
+			words[headerWords+p.From+i] = ruleWord(p, rule, numbers[p.From+i])
+		}
 	}
 	classes := [4]map[uint32]uint32{c.peers.kernel, c.peers.kernel, c.sources.kernel, c.destinations.kernel}
 	rows := [4]func(uint32) int{r.sourceRow, r.destinationRow, r.sourcePortRow, r.destinationPortRow}

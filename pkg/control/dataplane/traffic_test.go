@@ -35,7 +35,7 @@ func allowAll(keys ...api.Key) *policy.Tables {
 		Peers:       map[netip.Prefix]policy.PeerClass{netip.MustParsePrefix("0.0.0.0/0"): 1},
 		PeerClasses: 3,
 		Rulesets: map[policy.RulesetID]*policy.Ruleset{1: {
-			Rules:   []policy.Rule{{Action: policy.Allow}},
+			Parts:   []policy.Part{{Run: &policy.Run{Rules: []policy.RunRule{{Action: policy.Allow}}}}},
 			Sources: everything, Destinations: everything, SourcePorts: everything, DestinationPorts: everything,
 		}},
 		Endpoints: make(map[api.Key]policy.Rulesets),

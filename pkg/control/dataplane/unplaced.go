@@ -56,7 +56,7 @@ func allowsMore(r *policy.Ruleset, d *policy.Dimension, taken, class policy.Peer
 	if d.RowOf(uint32(taken)) == d.RowOf(uint32(class)) {
 		return false
 	}
-	for i, rule := range r.Rules {
+	for i, rule := range r.Rules() {
 		bit := uint64(1) << (i % 64)
 		matches, should := d.Word(uint32(taken), i/64)&bit != 0, d.Word(uint32(class), i/64)&bit != 0
 		if matches == should {
