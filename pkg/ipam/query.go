@@ -142,8 +142,8 @@ func (u BlockUsage) Borrowed() []Assignment {
 	return out
 }
 
-// Usage returns how full the pools and their blocks are, in the order of their
-// addresses.
+// Usage returns how full the pools and their blocks are: pools by name, as Calico's
+// calicoctl lists them, blocks in the order of their addresses.
 func (a *Allocator) Usage(ctx context.Context) ([]Usage, error) {
 	pools, err := a.pools(ctx)
 	if err != nil {
@@ -157,7 +157,7 @@ func (a *Allocator) Usage(ctx context.Context) ([]Usage, error) {
 	for _, p := range pools {
 		out = append(out, Usage{Pool: p.name, CIDR: p.cidr, Total: new(big.Int).Lsh(big.NewInt(1), uint(p.cidr.Addr().BitLen()-p.cidr.Bits()))})
 	}
-	slices.SortFunc(out, func(a, b Usage) int { return a.CIDR.Compare(b.CIDR) })
+	slices.SortFunc(out, func(a, b Usage) int { return strings.Compare(a.Pool, b.Pool) })
 	homeless := Usage{Total: new(big.Int)}
 	slices.SortFunc(blocks, func(a, b *api.IPAMBlock) int { return a.CIDR.Compare(b.CIDR) })
 	for _, b := range blocks {

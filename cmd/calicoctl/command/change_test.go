@@ -146,9 +146,17 @@ func TestCluster(t *testing.T) {
 			t.Errorf("expected %q, got %q", want, got)
 		}
 	}
+	other := strings.NewReplacer("pool1", "ipip-always", "10.1.0.0/16", "10.2.0.0/16").Replace(poolYAML)
+	if got := c.with(other).fails(t, "create", "-f-"); !strings.Contains(got, "resource already exists: IPPool(ipip-always)") {
+		t.Errorf("got %q", got)
+	}
+	if got := c.with(other).ok(t, "create", "--skip-exists", "-f-"); !strings.HasPrefix(got, "ippool/ipip-always exists, skipped\n") {
+		t.Errorf("got %q", got)
+	}
 	for args, want := range map[string]string{
-		"delete tier default":  "cannot delete default tier",
-		"delete tier security": "cannot delete a non-empty tier: GlobalNetworkPolicy(security.gnp-full) is in it",
+		"delete tier default":        "cannot delete default tier",
+		"delete clusterinfo default": "operation delete is not supported on ClusterInformation(default)",
+		"delete tier security":       "cannot delete a non-empty tier: GlobalNetworkPolicy(security.gnp-full) is in it",
 	} {
 		if got := c.fails(t, strings.Fields(args)...); !strings.Contains(got, want) {
 			t.Errorf("%s: got %q", args, got)

@@ -48,7 +48,8 @@ func (s store) cleanUpPool(ctx context.Context, key api.Key) error {
 }
 
 // cleanUpNode removes the node's workloads with their addresses, its tunnel
-// addresses, its blocks and the configuration that is its own.
+// addresses, its blocks, its host endpoints, the BGP peers that it alone has and the
+// configuration that is its own.
 func (s store) cleanUpNode(ctx context.Context, key api.Key) error {
 	if _, err := s.Get(ctx, key); err != nil {
 		return err
@@ -80,9 +81,38 @@ func (s store) cleanUpNode(ctx context.Context, key api.Key) error {
 	if err := allocator.ReleaseNode(ctx, key.Name); err != nil {
 		return err
 	}
+	if err := s.discardOf(ctx, key.Name); err != nil {
+		return err
+	}
 	for _, kind := range []string{api.KindFelixConfiguration, api.KindBGPConfiguration} {
 		if err := s.discard(ctx, api.Key{Kind: kind, Name: "node." + key.Name}); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// discardOf deletes the host endpoints and BGP peers of one node.
+func (s store) discardOf(ctx context.Context, node string) error {
+	for _, kind := range []string{api.KindHostEndpoint, api.KindBGPPeer} {
+		all, err := s.List(ctx, kind, "")
+		if err != nil {
+			return err
+		}
+		for _, r := range all {
+			of := ""
+			switch r := r.(type) {
+			case *api.HostEndpoint:
+				of = r.Spec.Node
+			case *api.BGPPeer:
+				of = r.Spec.Node
+			}
+			if of != node {
+				continue
+			}
+			if err := s.discard(ctx, api.KeyOf(r)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

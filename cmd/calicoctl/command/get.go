@@ -166,7 +166,7 @@ func (a *app) writer(o getOptions) (func(io.Writer, []output.Group, output.Clust
 		return plain(func(w io.Writer, gs []output.Group) error { return output.Template(w, gs, arg) }), nil
 	}
 	//lint:ignore ST1005 a sentence to the user
-	return nil, fmt.Errorf("--output: %q is none of ps, table, wide, yaml, json, name, custom-columns=..., go-template=..., go-template-file=...", o.format)
+	return nil, fmt.Errorf("unrecognized output format '%s': expected ps, table, wide, yaml, json, name, custom-columns=..., go-template=... or go-template-file=...", o.format)
 }
 
 // find reads what is selected, and what is listed as of a revision. Names that do not

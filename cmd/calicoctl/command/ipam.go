@@ -253,7 +253,7 @@ func (a *app) showAddress(ctx context.Context, allocator *ipam.Allocator, addres
 	case format == "json":
 		return output.WriteJSON(a.Out, addressDocumentOf(as))
 	case free:
-		_, err := fmt.Fprintf(a.Out, "IP %s is not currently assigned\n", address)
+		_, err := fmt.Fprintf(a.Out, "%s is not assigned\n", address)
 		return err
 	}
 	fmt.Fprintf(a.Out, "IP %s is in use\n", address)

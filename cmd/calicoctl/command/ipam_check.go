@@ -195,11 +195,7 @@ func writeAudit(w io.Writer, r *ipam.Audit, o ipamCheckOptions) {
 	section("Not counted: left by writers that died, or under way", leftovers)
 	section("Not counted: assigned, and nothing says whether used", unknown)
 	section("Not counted: in use, in no enabled pool", foreign)
-	if n := r.Problems(); n == 0 {
-		fmt.Fprintln(w, "No problem found.")
-	} else {
-		fmt.Fprintf(w, "Found %s.\n", plural(n, "problem"))
-	}
+	fmt.Fprintf(w, "Check complete; found %d problems.\n", r.Problems()) // Calico's words
 }
 
 func addresses(n int) string {

@@ -90,7 +90,7 @@ func TestIPAMCheckOnCalicosData(t *testing.T) {
 	if !strings.Contains(got, "Released ") || !strings.Contains(got, "unlock") {
 		t.Errorf("got %q", got)
 	}
-	if got := c.ok(t, "ipam", "show", "--ip=192.168.46.129"); !strings.Contains(got, "not currently assigned") {
+	if got := c.ok(t, "ipam", "show", "--ip=192.168.46.129"); !strings.Contains(got, "is not assigned") {
 		t.Errorf("got %q", got)
 	}
 	if got := c.ok(t, "ipam", "show", "--ip=192.168.5.5"); !strings.Contains(got, "in use") {
@@ -111,7 +111,7 @@ func TestIPAMCheckRepairs(t *testing.T) {
 	c.load(t, "ipam.txt")
 	got := c.ok(t, "ipam", "check", "--fix", "--grace=0s")
 	for _, want := range []string{
-		"Released 192.168.46.128 (handle k8s-pod-network.c1)", "Assigned 192.168.0.10 to Workload(prod/node--a-k8s-web--0-eth0)", "No problem found.",
+		"Released 192.168.46.128 (handle k8s-pod-network.c1)", "Assigned 192.168.0.10 to Workload(prod/node--a-k8s-web--0-eth0)", "Check complete; found 0 problems.",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is missing in\n%s", want, got)

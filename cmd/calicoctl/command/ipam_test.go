@@ -2,6 +2,7 @@ package command_test
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,6 +14,16 @@ func TestIPAMShow(t *testing.T) {
 	c.load(t, "resources.txt")
 	c.load(t, "ipam.txt")
 
+	var cidrs []string
+	for line := range strings.Lines(c.ok(t, "ipam", "show")) {
+		if f := strings.Fields(line); len(f) > 4 && f[1] == "IP" {
+			cidrs = append(cidrs, f[4])
+		}
+	}
+	// Pools are in the order of their names.
+	if want := []string{"10.99.0.0/16", "192.168.0.0/18", "192.168.64.0/18", "172.20.0.0/24", "fd02::/48", "192.168.128.0/18"}; !slices.Equal(cidrs, want) {
+		t.Errorf("pools are %v, not %v", cidrs, want)
+	}
 	if got := c.ok(t, "ipam", "show"); !strings.Contains(got, "| IP Pool  | 192.168.0.0/18   |      16384 |") ||
 		!strings.Contains(got, "| IP Pool  | fd02::/48        | 1.2089e+24 | 2 (0%)     | 1.2089e+24 (100%) |\n") {
 		t.Errorf("got\n%s", got)
@@ -35,7 +46,7 @@ func TestIPAMShow(t *testing.T) {
 	if got := c.ok(t, "ipam", "show", "--ip=192.168.5.5"); got != "IP 192.168.5.5 is in use\nHandle: manual-h\nBlock: 192.168.5.0/26\nAttributes:\n  type: manual\n" {
 		t.Errorf("got %q", got)
 	}
-	if got := c.ok(t, "ipam", "show", "--ip=192.168.5.6"); got != "IP 192.168.5.6 is not currently assigned\n" {
+	if got := c.ok(t, "ipam", "show", "--ip=192.168.5.6"); got != "192.168.5.6 is not assigned\n" {
 		t.Errorf("got %q", got)
 	}
 	if got := c.fails(t, "ipam", "show", "--ip=192.168.5"); got != "--ip: \"192.168.5\" is not an address\n" {

@@ -249,7 +249,7 @@ func (a *app) addPool(ctx context.Context, s store, text string, o poolOptions) 
 	api.Default(pool)
 	it := item{resource: pool, key: api.KeyOf(pool)}
 	it.Source = "pool"
-	if err := checkCluster(ctx, s, []item{it}); err != nil {
+	if err := checkCluster(ctx, s, []item{it}, false); err != nil {
 		return err
 	}
 	_, err = s.Create(ctx, pool)

@@ -123,7 +123,7 @@ func findKind(name string) (*api.Kind, error) {
 		k, ok = api.FindKind(strings.ToLower(name))
 	}
 	if !ok || k.Internal {
-		return nil, fmt.Errorf("resource type %q is not known; %s", name, knownKinds())
+		return nil, fmt.Errorf("resource type '%s' is not supported; %s", name, knownKinds())
 	}
 	return k, nil
 }

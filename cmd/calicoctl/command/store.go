@@ -47,8 +47,9 @@ func (s store) Update(ctx context.Context, r api.Resource) (api.Resource, error)
 
 // checkCluster refuses, before anything is written, what each object alone would pass
 // and the cluster does not: changes of what stays as it is, pools that overlap,
-// policies in a tier and peers with a filter that is nowhere.
-func checkCluster(ctx context.Context, s store, items []item) error {
+// policies in a tier and peers with a filter that is nowhere. Who is creating changes
+// nothing that there is.
+func checkCluster(ctx context.Context, s store, items []item, creating bool) error {
 	var (
 		errs    []error
 		created []item
@@ -61,7 +62,7 @@ func checkCluster(ctx context.Context, s store, items []item) error {
 		case errors.Is(err, datastore.ErrNotFound):
 			created = append(created, it)
 			continue
-		case err != nil:
+		case err != nil || creating:
 			continue // whoever writes it will say what is wrong
 		}
 		if _, err := it.over(stored); err != nil {
@@ -199,7 +200,11 @@ func (s store) addNames(ctx context.Context, names map[string]bool, kind string)
 
 // checkDelete refuses to delete what others need.
 func (s store) checkDelete(ctx context.Context, key api.Key) error {
-	if key.Kind != api.KindTier {
+	switch key.Kind {
+	case api.KindTier:
+	case api.KindClusterInformation: // says which cluster this is, and whether it is locked
+		return fmt.Errorf("operation delete is not supported on %s", key)
+	default:
 		return nil
 	}
 	switch key.Name {

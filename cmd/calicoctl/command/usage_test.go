@@ -19,7 +19,7 @@ func TestUsage(t *testing.T) {
 		{"delete ippool", "name the ippools to delete\n"},
 		{"get node -A", "Node is not namespaced\n"},
 		{"get node -n prod", "Node is not namespaced\n"},
-		{"get node -o xml", "--output: \"xml\" is none of ps, table, wide, yaml, json, name, custom-columns=..., go-template=..., go-template-file=...\n"},
+		{"get node -o xml", "unrecognized output format 'xml': expected ps, table, wide, yaml, json, name, custom-columns=..., go-template=... or go-template-file=...\n"},
 		{"get node --log-level loud", "--log-level: \"loud\" is none of debug, info, warn, error, fatal, panic\n"},
 		{"get ippool,node a", "several resource types cannot be combined with names; use KIND/NAME\n"},
 		{"get ippool/a/b", "IPPool is not namespaced\n"},
@@ -31,7 +31,7 @@ func TestUsage(t *testing.T) {
 	}
 	// Calico's own IPAM objects are not for users.
 	for _, kind := range []string{"pod", "ipamblock", "blockaffinity"} {
-		if got := (client{}).fails(t, "get", kind); !strings.Contains(got, "resource type \""+kind+"\" is not known; known are bgpconfiguration, ") {
+		if got := (client{}).fails(t, "get", kind); !strings.Contains(got, "resource type '"+kind+"' is not supported; known are bgpconfiguration, ") {
 			t.Errorf("get %s: %s", kind, got)
 		}
 	}

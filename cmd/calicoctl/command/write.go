@@ -135,7 +135,7 @@ func (a *app) write(cmd *cobra.Command, o writeOptions, verb, participle string,
 	}
 	defer s.Close()
 	s.dry = o.dry
-	if err := checkCluster(ctx, s, items); err != nil {
+	if err := checkCluster(ctx, s, items, verb == "create"); err != nil {
 		return err
 	}
 	if o.confirm > 0 && !o.dry {

@@ -201,16 +201,17 @@ func TestDeleteCleansUp(t *testing.T) {
 	c.load(t, "resources.txt")
 	c.load(t, "ipam.txt")
 	c.ok(t, "delete", "node", "node-a")
-	for _, args := range []string{"get felixconfig node.node-a", "get bgpconfig node.node-a", "get wep node--a-k8s-web--0-eth0 -n prod"} {
+	for _, args := range []string{"get felixconfig node.node-a", "get bgpconfig node.node-a", "get wep node--a-k8s-web--0-eth0 -n prod",
+		"get hostendpoint hep-eth0", "get bgppeer peer-node"} {
 		if got := c.fails(t, strings.Fields(args)...); !strings.HasPrefix(got, "resource does not exist: ") {
 			t.Errorf("%s: got %q", args, got)
 		}
 	}
-	if got := c.ok(t, "get", "wep,felixconfig,bgpconfig", "-oname"); got != "workloadendpoint/default/node--b-libnetwork-libnetwork-abc123\n"+
-		"felixconfiguration/default\nbgpconfiguration/default\n" {
+	if got := c.ok(t, "get", "wep,felixconfig,bgpconfig,hep,bgppeer", "-oname"); got != "workloadendpoint/default/node--b-libnetwork-libnetwork-abc123\n"+
+		"felixconfiguration/default\nbgpconfiguration/default\nhostendpoint/hep-all\nbgppeer/peer-global\nbgppeer/peer-sel\n" {
 		t.Errorf("the others' resources are %q", got)
 	}
-	if got := c.ok(t, "ipam", "show", "--ip=192.168.46.131"); !strings.Contains(got, "not currently assigned") {
+	if got := c.ok(t, "ipam", "show", "--ip=192.168.46.131"); !strings.Contains(got, "192.168.46.131 is not assigned") {
 		t.Errorf("the tunnel's address: %s", got)
 	}
 	blocks := "/calico/ipam/v2/host/"

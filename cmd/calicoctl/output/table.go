@@ -79,6 +79,9 @@ func eachTable(w io.Writer, groups []Group, c Cluster, columns func(Group) ([]co
 		if err != nil {
 			return err
 		}
+		if !g.Listed && len(g.Resources) == 0 {
+			continue // none of those that were named exists
+		}
 		var headings []string
 		for _, col := range cs {
 			headings = append(headings, col.heading)
