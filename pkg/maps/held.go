@@ -21,6 +21,7 @@ type held struct {
 	name    string
 	grow    func(table string, entries int) error // nil: it stays as large as it is
 	copy    func(to, from *ebpf.Map) error        // nil: likewise
+	wrote   func(table string)                    // Options.Wrote
 	refused atomic.Uint64                         // times that there was no room
 
 	mu sync.RWMutex
@@ -37,11 +38,20 @@ func (h *held) use(fn func(*ebpf.Map) error) error {
 	return nil
 }
 
-// write is use for what adds entries: if the table is too small it is made larger.
+// change is use for what changes entries.
+func (h *held) change(fn func(*ebpf.Map) error) error {
+	err := h.use(fn)
+	if h.wrote != nil {
+		h.wrote(h.name)
+	}
+	return err
+}
+
+// write is change for what adds entries: if the table is too small it is made larger.
 // entries is how many it has to hold at least, as far as known.
 func (h *held) write(entries int, fn func(*ebpf.Map) error) error {
 	for {
-		err := h.use(fn)
+		err := h.change(fn)
 		if !errors.Is(err, unix.E2BIG) && !errors.Is(err, unix.ENOSPC) {
 			return err
 		}

@@ -168,6 +168,9 @@ type Options struct {
 	// Grow makes room for that many entries in a table, with Maps.Grow. It is called
 	// by whoever finds it full. Without it tables do not grow.
 	Grow func(table string, entries int) error
+	// Wrote is called after each write to a table that the daemon writes and packets
+	// read: tests look at what a packet meets then.
+	Wrote func(table string)
 }
 
 // Open creates the maps, or opens those that a former process pinned in dir, a
@@ -202,7 +205,7 @@ func OpenWith(dir string, o Options) (*Maps, error) {
 			m.Close()
 			return nil, fmt.Errorf("map %s: %w", name, err)
 		}
-		m.all[name] = &held{name: name, m: em, grow: o.Grow}
+		m.all[name] = &held{name: name, m: em, grow: o.Grow, wrote: o.Wrote}
 	}
 	m.Endpoints = tableOf[uint32, Endpoint](m, bpfMapEndpoints)
 	m.Workloads = tableOf[Address, uint32](m, bpfMapWorkloads)

@@ -139,7 +139,7 @@ func (t Table[K, V]) Delete(k K) error {
 		var zero V
 		return t.Put(k, zero)
 	}
-	err := t.h.use(func(m *ebpf.Map) error { return m.Delete(&k) })
+	err := t.h.change(func(m *ebpf.Map) error { return m.Delete(&k) })
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return nil
 	}
@@ -148,7 +148,7 @@ func (t Table[K, V]) Delete(k K) error {
 
 // DeleteAll removes entries; that some are absent already is no error.
 func (t Table[K, V]) DeleteAll(keys []K) error {
-	return t.h.use(func(m *ebpf.Map) error {
+	return t.h.change(func(m *ebpf.Map) error {
 		for len(keys) > 0 {
 			n, err := m.BatchDelete(keys[:min(len(keys), loadBatch)], nil)
 			if errors.Is(err, ebpf.ErrKeyNotExist) {

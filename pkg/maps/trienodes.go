@@ -58,7 +58,7 @@ func (c *TrieNodes) Write(at int, node TrieNode) error {
 	for j, v := range node.Entry {
 		binary.NativeEndian.PutUint32(b[4*j:], v)
 	}
-	if err := c.h.access(func(mem *ebpf.Memory) error { _, err := mem.WriteAt(b, int64(trieNodeBytes*at)); return err }); err != nil {
+	if err := c.h.store(b, trieNodeBytes*at); err != nil {
 		return fmt.Errorf("node %d: %w", at, err)
 	}
 	return nil
@@ -68,10 +68,7 @@ func (c *TrieNodes) Write(at int, node TrieNode) error {
 func (c *TrieNodes) Put(at, entry int, v uint32) error {
 	var b [4]byte
 	binary.NativeEndian.PutUint32(b[:], v)
-	if err := c.h.access(func(mem *ebpf.Memory) error {
-		_, err := mem.WriteAt(b[:], int64(trieNodeBytes*at+4*entry))
-		return err
-	}); err != nil {
+	if err := c.h.store(b[:], trieNodeBytes*at+4*entry); err != nil {
 		return fmt.Errorf("node %d: %w", at, err)
 	}
 	return nil

@@ -71,7 +71,7 @@ func (w *Words) Read(at, n int) ([]uint64, error) {
 func (w *Words) Write(at int, words []uint64) error {
 	// In place, for a long ruleset is written for each change of one of its rules.
 	b := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), 8*len(words))
-	if err := w.h.access(func(mem *ebpf.Memory) error { _, err := mem.WriteAt(b, int64(8*at)); return err }); err != nil {
+	if err := w.h.store(b, 8*at); err != nil {
 		return fmt.Errorf("words %d+%d: %w", at, len(words), err)
 	}
 	return nil
@@ -85,6 +85,18 @@ func (h *held) access(fn func(*ebpf.Memory) error) error {
 			return err
 		}
 		return fn(mem)
+	})
+}
+
+// store writes to a table that is mapped.
+func (h *held) store(b []byte, at int) error {
+	return h.change(func(m *ebpf.Map) error {
+		mem, err := m.Memory()
+		if err != nil {
+			return err
+		}
+		_, err = mem.WriteAt(b, int64(at))
+		return err
 	})
 }
 
@@ -130,7 +142,7 @@ func (p *PortClasses) Put(index int, c PortClass) error {
 	var b [4]byte
 	binary.NativeEndian.PutUint16(b[:], c.Destination)
 	binary.NativeEndian.PutUint16(b[2:], c.Source)
-	if err := p.h.access(func(mem *ebpf.Memory) error { _, err := mem.WriteAt(b[:], int64(index*portClassStride)); return err }); err != nil {
+	if err := p.h.store(b[:], index*portClassStride); err != nil {
 		return fmt.Errorf("entry %d: %w", index, err)
 	}
 	return nil

@@ -77,6 +77,56 @@ func TestEditsUnderTraffic(t *testing.T) {
 	}
 }
 
+// TestLargeEditsUnderTraffic: an edit brings hundreds and thousands of addresses and ports
+// that policy has to tell apart from then on, those of the packets among them, for which what
+// is in the kernel has no room. The last one finds a daemon that was killed.
+func TestLargeEditsUnderTraffic(t *testing.T) {
+	c := newCluster(t, options{subnets: []int{1}})
+	a := c.nodes[0]
+	client, db := c.attach(a, "ipip", "client"), c.attach(a, "ipip", "db")
+	udp := numorstring.ProtocolFromString("UDP")
+	port := func(n int) []numorstring.Port {
+		return []numorstring.Port{{MinPort: uint16(n), MaxPort: uint16(n)}}
+	}
+	edit := func(n int) {
+		p := v3.NewGlobalNetworkPolicy()
+		p.Name = "db"
+		p.Spec.Selector = "role == 'db'"
+		p.Spec.Types = []v3.PolicyType{v3.PolicyTypeIngress}
+		for i := range n {
+			p.Spec.Ingress = append(p.Spec.Ingress, api.Rule{
+				Action: v3.Deny, Protocol: &udp, Source: v3.EntityRule{Nets: []string{fmt.Sprintf("10.98.%d.%d/32", i/256, i%256)}},
+				Destination: v3.EntityRule{Ports: port(20000 + i)},
+			})
+		}
+		p.Spec.Ingress = append(p.Spec.Ingress,
+			api.Rule{Action: v3.Deny, Protocol: &udp, Source: v3.EntityRule{Nets: []string{client.v4.String() + "/32"}}, Destination: v3.EntityRule{Ports: port(7000 + n)}},
+			api.Rule{Action: v3.Allow, Protocol: &udp, Destination: v3.EntityRule{Ports: []numorstring.Port{{MinPort: 5000, MaxPort: uint16(5000 + n%900)}}}})
+		if _, _, err := c.store.Apply(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	edit(0)
+	c.settle()
+	spray := testbed.StartSpray(t, client.Namespace, db.Namespace, db.v4, 20000, 5000, 6000)
+	for _, n := range []int{130, 400, 1100, 3000} {
+		edit(n)
+		c.settle()
+	}
+	a.daemon.Kill()
+	edit(7000)
+	a.restart()
+	c.settle()
+	sent, received := spray.Stop()
+	t.Logf("%d packets to the open port sent, %d arrived; %d to the closed port, %d arrived", sent[5000], received[5000], sent[6000], received[6000])
+	if sent[5000] == 0 || received[5000] != sent[5000] {
+		t.Errorf("%d of %d allowed packets lost", sent[5000]-received[5000], sent[5000])
+	}
+	if sent[6000] == 0 || received[6000] != 0 {
+		t.Errorf("%d of %d denied packets arrived", received[6000], sent[6000])
+	}
+}
+
 // TestRewritingUnrelatedPolicy: a policy of 1,000 rules that selects the endpoint too is
 // rewritten, and packets that another one allows do not notice.
 func TestRewritingUnrelatedPolicy(t *testing.T) {

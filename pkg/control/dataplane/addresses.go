@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -83,17 +84,64 @@ func (c *classifier) moveAddresses(t *policy.Tables, added, changed, gone []neti
 	var errs []error
 	slices.SortFunc(added, func(a, b netip.Prefix) int { return b.Bits() - a.Bits() })
 	slices.SortFunc(gone, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() })
-	for _, p := range append(added, changed...) {
-		if err := c.putAddress(p, c.peers.kernel[uint32(t.Peers[p])]); err != nil {
+	stay := slices.Concat(added, changed)
+	steps, standIns := make(map[netip.Prefix]step), make(map[step]uint32)
+	if len(c.between.old) > 0 {
+		for _, p := range slices.Concat(stay, gone) {
+			from, there := c.addresses[p]
+			if !there {
+				from, _ = c.shorter(p)
+			}
+			steps[p] = step{from, c.peers.kernel[uint32(classAfter(t, p))]}
+		}
+		distinct := make(map[step]bool)
+		for _, s := range steps {
+			distinct[s] = true
+		}
+		standIns = c.standIn(c.peers, distinct, math.MaxUint32, 0, 1)
+	}
+	for _, p := range stay {
+		class := c.peers.kernel[uint32(t.Peers[p])]
+		k, ok := standIns[steps[p]]
+		if ok {
+			c.between.later = append(c.between.later, later{prefix: p, class: class})
+		} else {
+			k = class
+		}
+		if err := c.putAddress(p, k); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	for _, p := range gone {
-		if err := c.deleteAddress(p); err != nil {
+		var err error
+		if len(standIns) == 0 {
+			err = c.deleteAddress(p)
+		} else {
+			// The prefix around it may have a class that stands in for others.
+			k, ok := standIns[steps[p]]
+			if !ok {
+				k = steps[p].to
+			}
+			c.between.later = append(c.between.later, later{prefix: p, goes: true})
+			if k != c.addresses[p] {
+				err = c.putAddress(p, k)
+			}
+		}
+		if err != nil {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(append(errs, c.trie.flush())...)
+}
+
+// classAfter is the class that the addresses of a prefix get, but for those of longer ones.
+func classAfter(t *policy.Tables, p netip.Prefix) policy.PeerClass {
+	for bits := p.Bits(); bits >= 0; bits-- {
+		if class, ok := t.Peers[netip.PrefixFrom(p.Addr(), bits).Masked()]; ok {
+			return class
+		}
+	}
+	return 0
 }
 
 // classBefore is the class that an address had in the last tables.

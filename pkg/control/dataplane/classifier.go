@@ -20,12 +20,14 @@ import (
 // classes. It writes in an order in which every packet sees one whole policy:
 //
 //  1. new rulesets, whole, with rows for all classes
-//  2. rows of new classes in the rulesets that stay or are about to be left
-//  3. ports and addresses get their new classes
+//  2. rows of new classes in the rulesets that are there; one that has no room for them is
+//     placed anew, and endpoints refer to it from then on
+//  3. ports and addresses get their new classes, or such that stand in for them
 //  4. (the caller) endpoints switch to the new rulesets, with a new generation
+//  5. what has a class that stands in gets its own
 //
-// Between 3 and 4 an address may have a class that a ruleset about to be left was
-// not compiled for; step 2 gave that class the row of the address's former one.
+// In 3 an address gets a class that the rulesets which are about to be left take for that
+// which it had: the new one if that is so, which it is when only rules have changed.
 type classifier struct {
 	kernel *kernel.Maps
 	log    *slog.Logger
@@ -35,6 +37,8 @@ type classifier struct {
 	live    map[policy.RulesetID]*ruleset // what the last tables hold
 	leaving []*ruleset                    // what endpoints may still refer to
 	spare   []uint64                      // the words of one that was left, for the next one
+	records records                       // who has which
+	between standIns                      // what endpoints switch under
 
 	peers, sources, destinations *numbers
 	addresses                    map[netip.Prefix]uint32 // the kernel's classes
@@ -45,7 +49,8 @@ type classifier struct {
 	ports                        []kernel.PortClass      // by kernel.PortIndex
 
 	drift atomic.Uint64 // rulesets that someone else had changed
-	hints map[hint]int  // after a restart
+	// asked is which rulesets endpoints have in the kernel and which they want.
+	asked func() (map[hint]int, error)
 
 	// numbered is the last result whose classes have numbers in the kernel, and whose it
 	// is; applied that of compiler which is in the kernel whole; 0: unknown.
@@ -63,12 +68,12 @@ type classifier struct {
 	seen       uint64
 }
 
-func newClassifier(k *kernel.Maps, log *slog.Logger) *classifier {
+func newClassifier(k *kernel.Maps, of records, log *slog.Logger) *classifier {
 	words := newExtents(k.Words.Len())
 	words.more = func(n int) (int, error) { err := k.Words.Reserve(n); return k.Words.Len(), err }
 	rules := newRules(k, log)
 	c := &classifier{
-		kernel: k, log: log,
+		kernel: k, log: log, records: of,
 		rules:        rules,
 		extents:      words,
 		live:         make(map[policy.RulesetID]*ruleset),
@@ -101,6 +106,7 @@ type placed struct {
 func (c *classifier) ensure(t *policy.Tables, now time.Time) (placed, error) {
 	c.extents.reap(now)
 	c.rules.mend()
+	c.reuse(now)
 	c.moved = make(map[policy.RulesetID]bool)
 	whole := c.applied
 	if c.applied = 0; t.Compiler != c.compiler {
@@ -110,7 +116,7 @@ func (c *classifier) ensure(t *policy.Tables, now time.Time) (placed, error) {
 	var err error
 	switch {
 	case whole != 0 && t.Result == whole:
-		c.placeChanged(t, [4][]uint32{})
+		err = c.placeChanged(t, [4][]uint32{})
 		touched = c.moved
 	case whole != 0 && t.Result == whole+1:
 		touched, err = c.follow(t)
@@ -140,7 +146,9 @@ func (c *classifier) compare(t *policy.Tables) (touched map[policy.RulesetID]boo
 	c.failed = make(map[policy.RulesetID]error)
 	used := used(t)
 	if c.before == nil {
-		c.adoptRulesets(t, used)
+		if err := c.adoptRulesets(t, used); err != nil {
+			return nil, err
+		}
 	}
 	for id, from := range t.Rulesets {
 		how, wanted := used[id]
@@ -153,9 +161,35 @@ func (c *classifier) compare(t *policy.Tables) (touched map[policy.RulesetID]boo
 		}
 	}
 	c.leave(t)
-	bridged, written := c.bridge(t, ports), c.writePorts(ports)
+	about, written := c.about(), c.writePorts(ports)
 	touched, err = c.writeAddresses(t)
-	return touched, errors.Join(bridged, written, err)
+	return touched, errors.Join(about, written, err)
+}
+
+// about notes which rulesets endpoints are about to leave.
+func (c *classifier) about() error {
+	asked, err := c.asked()
+	used, err2 := c.records.rulesets()
+	at := make(map[uint32]*ruleset, len(c.live)+len(c.leaving))
+	for _, r := range c.live {
+		at[uint32(r.base)] = r
+	}
+	for _, r := range c.leaving {
+		at[uint32(r.base)] = r
+	}
+	old := make(map[*ruleset]bool)
+	for h := range asked {
+		if r := at[h.base]; r != nil && c.live[h.id] != r {
+			old[r] = true
+		}
+	}
+	for _, base := range used {
+		if r := at[base]; slices.Contains(c.leaving, r) {
+			old[r] = true
+		}
+	}
+	c.between.old = old
+	return errors.Join(err, err2)
 }
 
 // use is what a ruleset is for.
@@ -247,6 +281,7 @@ func (c *classifier) number(t *policy.Tables, ports []kernel.PortClass) {
 		c.sources.adopt(sourcePairs)
 		c.destinations.adopt(destinationPairs)
 	}
+	c.between.spent = nil // assign finds what is free
 	c.peers.assign(inUse, func(k uint32) bool { return c.carriers[k] > 0 })
 	carried := func(dimension func(kernel.PortClass) uint16) func(uint32) bool {
 		there := make(map[uint32]bool)
@@ -284,14 +319,6 @@ func (c *classifier) numberable(r *ruleset) bool {
 // fits says whether a ruleset has rows for all classes.
 func (c *classifier) fits(r *ruleset) bool {
 	return uint32(r.peers) >= c.peers.top && uint32(r.ports) >= max(c.sources.top, c.destinations.top)
-}
-
-// roomy says whether a ruleset has rows for some more classes than there are. One that
-// has not is placed anew while it still has one for each: the endpoints switch after the
-// addresses have their classes, so none may get a class meanwhile that is beyond it.
-func (c *classifier) roomy(r *ruleset) bool {
-	some := func(top uint32) uint32 { return top + top/8 + 100 }
-	return uint32(r.peers) >= some(c.peers.top) && uint32(r.ports) >= some(max(c.sources.top, c.destinations.top))
 }
 
 // placeAnew brings a ruleset into the kernel at a new place.
@@ -333,49 +360,6 @@ func (c *classifier) writeRows(r *ruleset, was []uint64) error {
 	return nil
 }
 
-// bridge gives the rulesets that are about to be left rows for the classes that
-// addresses and ports get now: those of the classes they have.
-func (c *classifier) bridge(t *policy.Tables, ports []kernel.PortClass) error {
-	if len(c.leaving) == 0 {
-		return nil
-	}
-	was := make([][]uint64, len(c.leaving))
-	for i, r := range c.leaving {
-		was[i] = slices.Clone(r.words)
-	}
-	copyRow := func(r *ruleset, row func(uint32) int, limit int, from, to uint32) {
-		if int(from) < limit && int(to) < limit && r.words[row(to)] == 0 {
-			r.words[row(to)] = r.words[row(from)]
-		}
-	}
-	for p, class := range t.Peers {
-		from, to := c.addresses[p], c.peers.kernel[uint32(class)]
-		if from == to {
-			continue
-		}
-		for _, r := range c.leaving {
-			copyRow(r, r.sourceRow, r.peers, from, to)
-			copyRow(r, r.destinationRow, r.peers, from, to)
-		}
-	}
-	for i, p := range ports {
-		have := c.ports[i]
-		source, destination := c.sources.kernel[uint32(p.Source)], c.destinations.kernel[uint32(p.Destination)]
-		if source == uint32(have.Source) && destination == uint32(have.Destination) {
-			continue
-		}
-		for _, r := range c.leaving {
-			copyRow(r, r.sourcePortRow, r.ports, uint32(have.Source), source)
-			copyRow(r, r.destinationPortRow, r.ports, uint32(have.Destination), destination)
-		}
-	}
-	var errs []error
-	for i, r := range c.leaving {
-		errs = append(errs, c.writeRows(r, was[i]))
-	}
-	return errors.Join(errs...)
-}
-
 // left is called when every endpoint has switched: what they have left is freed
 // after the grace period. What is used still, by an endpoint that is about to be removed,
 // stays until another time.
@@ -390,37 +374,4 @@ func (c *classifier) left(used []uint32, now time.Time) {
 		return true
 	})
 	c.rules.settle()
-}
-
-// portTable lays the port ranges out by index, in the compiler's numbers.
-func portTable(t *policy.Tables) []kernel.PortClass {
-	ports := make([]kernel.PortClass, kernel.PortIndexes)
-	for r := range t.DestinationPorts.Ranges() {
-		for port := int(r.From); port <= int(r.To); port++ {
-			ports[kernel.PortIndex(r.Protocol, uint16(port))].Destination = uint16(r.Class)
-		}
-	}
-	for r := range t.SourcePorts.Ranges() {
-		for port := int(r.From); port <= int(r.To); port++ {
-			ports[kernel.PortIndex(r.Protocol, uint16(port))].Source = uint16(r.Class)
-		}
-	}
-	return ports
-}
-
-func (c *classifier) writePorts(ports []kernel.PortClass) error {
-	for i, p := range ports {
-		want := kernel.PortClass{
-			Source:      uint16(c.sources.kernel[uint32(p.Source)]),
-			Destination: uint16(c.destinations.kernel[uint32(p.Destination)]),
-		}
-		if c.ports[i] == want {
-			continue
-		}
-		if err := c.kernel.Ports.Put(i, want); err != nil {
-			return err
-		}
-		c.ports[i] = want
-	}
-	return nil
 }

@@ -96,8 +96,8 @@ func New(o Options, log *slog.Logger) (*Dataplane, error) {
 // open starts to keep these tables.
 func (d *Dataplane) open(k *kernel.Maps, programs *loader.Programs) {
 	d.kernel, d.programs, d.growth = k, programs, newGrowth(d.options)
-	d.classifier = newClassifier(d.kernel, d.log)
 	d.endpoints = newEndpoints(d.kernel.Endpoints)
+	d.classifier = newClassifier(d.kernel, records{d.endpoints, d.kernel.HostEndpoints}, d.log)
 	d.places = newPlaces(d.kernel, d.log)
 	d.workloads = track(d, "workloads", workloadTable{d.kernel.Workloads, d.places})
 	d.routes = track(d, "routes", routeTable{d.kernel.Routes, d.places})
@@ -166,15 +166,14 @@ func (d *Dataplane) load() error {
 	if d.loaded {
 		return nil
 	}
-	used, err := d.endpoints.load()
+	if err := d.endpoints.load(); err != nil {
+		return err
+	}
+	used, err := d.classifier.records.rulesets()
 	if err != nil {
 		return err
 	}
-	ofHosts, err := hostRulesets(d.kernel.HostEndpoints)
-	if err != nil {
-		return err
-	}
-	if err := d.classifier.load(append(used, ofHosts...)); err != nil {
+	if err := d.classifier.load(used); err != nil {
 		return err
 	}
 	d.loaded = true
@@ -223,14 +222,19 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 		note("attach", d.attach(w, failing))
 	}
 
-	if d.classifier.before == nil {
-		d.classifier.hints = d.endpoints.hints(w)
-		note("host endpoints", addHostHints(d.classifier.hints, w, d.kernel.HostEndpoints))
+	d.classifier.asked = func() (map[hint]int, error) {
+		hints := d.endpoints.hints(w)
+		return hints, addHostHints(hints, w, d.kernel.HostEndpoints)
 	}
 	rulesets, err := d.classifier.ensure(w.Policy, now)
 	placed := note("policy", err)
 	d.endpoints.ensure(w, rulesets, failing)
-	if note("host endpoints", d.hosts.Ensure(hostEndpointsOf(w, rulesets, failing))) && placed {
+	placed = note("host endpoints", d.hosts.Ensure(hostEndpointsOf(w, rulesets, failing))) && placed
+	settled, err := d.classifier.settle()
+	if note("policy", err); settled {
+		note("endpoints", d.endpoints.judgeAgain(rulesets.touched))
+	}
+	if placed {
 		note("rulesets", d.left(now))
 	}
 	if !d.changes.sameLocal {
@@ -255,19 +259,15 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 
 // left has the rulesets freed that no endpoint has any more.
 func (d *Dataplane) left(now time.Time) error {
-	var used []uint32
-	if len(d.classifier.leaving) > 0 {
-		used = d.endpoints.used()
+	if len(d.classifier.leaving) == 0 {
+		d.classifier.left(nil, now)
+		return nil
 	}
-	if len(d.classifier.leaving) > 0 && d.hosts.Entries() > 0 {
-		ofHosts, err := hostRulesets(d.kernel.HostEndpoints)
-		if err != nil {
-			return err
-		}
-		used = append(used, ofHosts...)
+	used, err := d.classifier.records.rulesets()
+	if err == nil {
+		d.classifier.left(used, now)
 	}
-	d.classifier.left(used, now)
-	return nil
+	return err
 }
 
 // partly is what Ensure returns: where there are errors of the whole, it is not said of

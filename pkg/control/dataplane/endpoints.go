@@ -27,12 +27,10 @@ func newEndpoints(t kernel.Table[uint32, kernel.Endpoint]) *endpoints {
 	return &endpoints{table: t, slots: make(map[api.Key]uint32), rules: make(map[uint32]policy.Rulesets)}
 }
 
-// load reads the table back and returns the rulesets that it refers to.
-func (e *endpoints) load() (used []uint32, err error) {
-	if e.records, err = e.table.Load(); err != nil {
-		return nil, err
-	}
-	return e.used(), nil
+// load reads the table back.
+func (e *endpoints) load() (err error) {
+	e.records, err = e.table.Load()
+	return err
 }
 
 // used are the rulesets that records refer to.
@@ -91,7 +89,7 @@ func (e *endpoints) taken() int {
 	return int(top) + 1
 }
 
-// hints says who has and wants which ruleset, before the first round.
+// hints says who has and wants which ruleset.
 func (e *endpoints) hints(w *desired.Dataplane) map[hint]int {
 	out := make(map[hint]int)
 	byInterface := make(map[uint32]kernel.Endpoint, len(e.records))
@@ -102,6 +100,9 @@ func (e *endpoints) hints(w *desired.Dataplane) map[hint]int {
 	}
 	for key, want := range w.Endpoints {
 		r, rules := byInterface[uint32(want.Ifindex)], w.Policy.Endpoints[key]
+		if s, known := e.slots[key]; known {
+			r = e.records[s]
+		}
 		out[hint{r.Egress, rules.Egress}]++
 		out[hint{r.Ingress, rules.Ingress}]++
 		out[hint{r.StagedEgress, rules.StagedEgress}]++

@@ -2,10 +2,10 @@ package dataplane
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 
-	kernel "calico-xdp/pkg/maps"
 	"calico-xdp/pkg/policy"
 )
 
@@ -13,9 +13,13 @@ import (
 // that whole: no endpoint has a ruleset that these tables do not know.
 func (c *classifier) follow(t *policy.Tables) (touched map[policy.RulesetID]bool, err error) {
 	classes := c.renumber(t)
-	c.placeChanged(t, classes)
+	moved := c.placeChanged(t, classes)
 	c.leave(t)
-	err = errors.Join(c.followPorts(t), c.followAddresses(t))
+	var about error
+	if len(t.Changes.Endpoints)+len(c.leaving) > 0 {
+		about = c.about()
+	}
+	err = errors.Join(moved, about, c.followPorts(t), c.followAddresses(t))
 	touched = c.moved
 	for id := range c.live {
 		if slices.ContainsFunc(t.Changes.Moves, func(m [2]policy.PeerClass) bool { return t.Rulesets[id].Affected(m[0], m[1]) }) {
@@ -75,66 +79,61 @@ func (c *classifier) renew(n *numbers, classes map[uint32]bool, stillThere func(
 }
 
 // placeChanged brings the rulesets into the kernel that endpoints want and that are
-// not there, and gives rows for these classes to those that are.
-func (c *classifier) placeChanged(t *policy.Tables, classes [4][]uint32) {
-	numbers := [4]map[uint32]uint32{c.peers.kernel, c.peers.kernel, c.sources.kernel, c.destinations.kernel}
-	extend := slices.ContainsFunc(classes[:], func(list []uint32) bool { return len(list) > 0 })
-	for id, r := range c.live {
+// not there, and gives rows for these classes to those that are. Where one has no room it
+// is placed anew, and endpoints are led there at once: it says the same, and has rows
+// for the classes that addresses have and for those that they get. So it is with those that
+// endpoints are about to leave, which come last: there may be no room.
+func (c *classifier) placeChanged(t *policy.Tables, classes [4][]uint32) error {
+	moved := make(map[uint32]uint32)
+	used := used(t)
+	there := maps.Clone(c.live)
+	for id, how := range used {
 		from := t.Rulesets[id]
-		switch {
-		case from == nil: // about to be left
-		case from != r.from || !c.fits(r) || c.numberable(r):
-			c.note(id, from, r.staged, c.placeAnew(id, from, r.staged))
-		case extend:
-			changed, ok := r.extend(classes, numbers)
-			if !ok {
-				c.note(id, from, r.staged, c.placeAnew(id, from, r.staged))
-				continue
-			}
-			var errs []error
-			for _, x := range changed {
-				errs = append(errs, c.kernel.Words.Write(r.base+x.base, r.words[x.base:x.base+x.size]))
-			}
-			c.note(id, from, r.staged, errors.Join(errs...))
-			if !c.roomy(r) && c.failed[id] == nil {
-				c.note(id, from, r.staged, c.placeAnew(id, from, r.staged))
-			}
-		case !c.roomy(r):
-			c.note(id, from, r.staged, c.placeAnew(id, from, r.staged))
-		}
-	}
-	for id, how := range used(t) {
-		if from := t.Rulesets[id]; from != nil && (c.live[id] == nil || c.failed[id] != nil) {
+		if r := there[id]; from == nil {
+			continue
+		} else if r != nil {
+			c.keepUp(id, r, from, classes, moved)
+		} else {
 			c.note(id, from, how == counting, c.placeAnew(id, from, how == counting))
 		}
 	}
+	for id, r := range there {
+		if from := t.Rulesets[id]; used[id] == 0 && from != nil {
+			c.keepUp(id, r, from, classes, moved)
+		}
+	}
+	return c.records.move(moved)
 }
 
-// followPorts gives the ports that have changed their classes.
-func (c *classifier) followPorts(t *policy.Tables) error {
-	put := func(ranges []policy.PortRange, set func(*kernel.PortClass, policy.PortClass)) error {
-		for _, r := range ranges {
-			for port := int(r.From); port <= int(r.To); port++ {
-				i := kernel.PortIndex(r.Protocol, uint16(port))
-				want := c.ports[i]
-				if set(&want, r.Class); want == c.ports[i] {
-					continue
-				}
-				if err := c.kernel.Ports.Put(i, want); err != nil {
-					return err
-				}
-				c.ports[i] = want
-			}
+// keepUp gives a ruleset that is there rows for these classes, or a new place. moved gets
+// where that is, and 0 if there is none.
+func (c *classifier) keepUp(id policy.RulesetID, r *ruleset, from *policy.Ruleset, classes [4][]uint32, moved map[uint32]uint32) {
+	stays := from == r.from && c.fits(r) && c.failed[id] == nil
+	if stays {
+		var changed []extent
+		numbers := [4]map[uint32]uint32{c.peers.kernel, c.peers.kernel, c.sources.kernel, c.destinations.kernel}
+		changed, stays = r.extend(classes, numbers)
+		var errs []error
+		for _, x := range changed {
+			errs = append(errs, c.kernel.Words.Write(r.base+x.base, r.words[x.base:x.base+x.size]))
 		}
-		return nil
+		c.note(id, from, r.staged, errors.Join(errs...))
 	}
-	return errors.Join(
-		put(t.Changes.SourcePorts, func(p *kernel.PortClass, class policy.PortClass) {
-			p.Source = uint16(c.sources.kernel[uint32(class)])
-		}),
-		put(t.Changes.DestinationPorts, func(p *kernel.PortClass, class policy.PortClass) {
-			p.Destination = uint16(c.destinations.kernel[uint32(class)])
-		}))
+	if stays && !c.numberable(r) {
+		return
+	}
+	err := c.placeAnew(id, from, r.staged)
+	switch {
+	case err == nil:
+		moved[uint32(r.base)] = uint32(c.live[id].base)
+	case stays:
+		return // only its rules are not counted
+	default:
+		moved[uint32(r.base)] = 0
+		c.leaving = append(c.leaving, r)
+		delete(c.live, id)
+	}
+	c.note(id, from, r.staged, err)
 }
 
 // followAddresses gives the addresses that have changed their classes.

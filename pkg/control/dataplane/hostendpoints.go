@@ -103,8 +103,7 @@ func hostRulesets(t kernel.Table[uint32, kernel.HostEndpoint]) (used []uint32, e
 	return used, err
 }
 
-// addHostHints says who of the host endpoints has and wants which ruleset, before the
-// first round.
+// addHostHints says who of the host endpoints has and wants which ruleset.
 func addHostHints(hints map[hint]int, w *desired.Dataplane, t kernel.Table[uint32, kernel.HostEndpoint]) error {
 	records, err := t.Load()
 	for ifindex, key := range w.HostEndpoints {

@@ -87,6 +87,13 @@ func (n *numbers) renew(c uint32, stillThere func(uint32) bool) uint32 {
 	if k, ok := n.kernel[c]; ok && !stillThere(k) {
 		return k
 	}
+	k := n.take(stillThere)
+	n.kernel[c] = k
+	return k
+}
+
+// take returns a number that nothing carries.
+func (n *numbers) take(stillThere func(uint32) bool) uint32 {
 	k := n.top
 	for len(n.free) > 0 {
 		last := n.free[len(n.free)-1]
@@ -95,7 +102,6 @@ func (n *numbers) renew(c uint32, stillThere func(uint32) bool) uint32 {
 			break
 		}
 	}
-	n.kernel[c] = k
 	n.reserve(k, k+1)
 	return k
 }

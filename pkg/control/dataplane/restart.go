@@ -88,7 +88,7 @@ func (c *classifier) loadRulesets(used []uint32) error {
 		if r.words, err = c.kernel.Words.Read(r.base, r.size); err != nil {
 			return err
 		}
-		c.rules.keep(r.numbers())
+		c.rules.keep(r.numbers(), 0)
 		c.leaving = append(c.leaving, r)
 	}
 	return nil
@@ -116,11 +116,15 @@ func (c *classifier) repair() error {
 
 // adoptRulesets keeps what a former process has put into the kernel where it says
 // what the tables do. Equal rulesets are told apart by who refers to them.
-func (c *classifier) adoptRulesets(t *policy.Tables, used map[policy.RulesetID]use) {
-	byReferrers := func(a, b hint) int {
-		return cmp.Or(cmp.Compare(c.hints[b], c.hints[a]), cmp.Compare(a.base, b.base), cmp.Compare(a.id, b.id))
+func (c *classifier) adoptRulesets(t *policy.Tables, used map[policy.RulesetID]use) error {
+	hints, err := c.asked()
+	if err != nil {
+		return err
 	}
-	for _, h := range slices.SortedFunc(maps.Keys(c.hints), byReferrers) {
+	byReferrers := func(a, b hint) int {
+		return cmp.Or(cmp.Compare(hints[b], hints[a]), cmp.Compare(a.base, b.base), cmp.Compare(a.id, b.id))
+	}
+	for _, h := range slices.SortedFunc(maps.Keys(hints), byReferrers) {
 		for _, r := range c.leaving {
 			if uint32(r.base) == h.base && c.live[h.id] == nil && t.Rulesets[h.id] != nil && c.adopt(h.id, t.Rulesets[h.id], used[h.id] == counting, r) {
 				break
@@ -134,6 +138,7 @@ func (c *classifier) adoptRulesets(t *policy.Tables, used map[policy.RulesetID]u
 			}
 		}
 	}
+	return nil
 }
 
 // adopt makes a ruleset of the kernel's that of an id, if it says the same.

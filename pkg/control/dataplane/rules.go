@@ -221,10 +221,12 @@ func (r *rules) bind(n uint32, l *ruleList, id policy.RuleID, a policy.Action) *
 	return l
 }
 
-// keep notes the numbers of a ruleset that a former process has put into the kernel.
-func (r *rules) keep(numbers []uint32) {
+// keep notes the numbers of a ruleset that is in the kernel without hold: that of a former
+// process, or a copy. without counts those of its rules that have none.
+func (r *rules) keep(numbers []uint32, without int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.without += without
 	for _, n := range numbers {
 		if n == 0 || int(n) >= r.capacity() {
 			continue

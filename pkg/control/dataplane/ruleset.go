@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"slices"
 
 	kernel "calico-xdp/pkg/maps"
@@ -46,6 +47,7 @@ func find(runs []stretch, number, size int) int {
 const (
 	headerWords = 2  // before the rules
 	smallRules  = 64 // up to here a vector is one word
+	blockRules  = 4096
 )
 
 // newRuleset is a ruleset with room for classes to come, which has no place yet.
@@ -81,14 +83,66 @@ func dimensions(from *policy.Ruleset) [4]*policy.Dimension {
 	return [4]*policy.Dimension{from.Sources, from.Destinations, from.SourcePorts, from.DestinationPorts}
 }
 
-// capacity leaves room for the classes to come, so that a ruleset rarely moves, and never
-// because of a change that is not a large one; see roomy.
+// capacity leaves room for the classes to come, so that a ruleset rarely moves.
 func capacity(n uint32) int {
 	c := 16
-	for c < int(n)+int(n)/4+128 {
+	for c < int(n)+int(n)/4 {
 		c *= 2
 	}
 	return c
+}
+
+var errNotARuleset = errors.New("not a ruleset")
+
+// wider is a copy, without a place yet, with room for more classes.
+func (r *ruleset) wider(peers, ports int) (*ruleset, error) {
+	w := &ruleset{rules: r.rules, peers: peers, ports: ports, vectors: r.vectors, staged: r.staged, without: r.without, counts: r.counts, from: r.from}
+	w.size = w.firstVector() + w.vectors
+	w.words = make([]uint64, w.size)
+	copy(w.words, r.words[:r.sourceRow(0)])
+	w.words[0], w.words[1] = uint64(w.rules)|uint64(w.peers)<<32, uint64(w.ports)|uint64(w.vectors)<<32
+	vectors := w.words[w.firstVector():]
+	copy(vectors, r.words[r.firstVector():])
+	// Of more than 64 rules, rows and blocks say where something is.
+	shift, width := w.firstVector()-r.firstVector(), (r.rules+blockRules-1)/blockRules
+	moved := make(map[int]bool)
+	for d := range 4 {
+		for k := uint32(0); ; k++ {
+			from, ok := r.atRow(d, k)
+			if !ok {
+				break
+			}
+			word := r.words[from]
+			if r.rules > smallRules && word != 0 {
+				at := int(word) - r.firstVector()
+				if at < 0 || at+2*width > len(vectors) {
+					return nil, errNotARuleset
+				}
+				for b := range width {
+					if i := at + 2*b + 1; !moved[i] {
+						moved[i] = true
+						vectors[i] += uint64(shift)
+					}
+				}
+				word += uint64(shift)
+			}
+			to, _ := w.atRow(d, k)
+			w.words[to] = word
+		}
+	}
+	w.end = r.end + shift
+	for i, v := range r.grown {
+		move := func(runs []stretch) []stretch {
+			out := slices.Clone(runs)
+			for j := range out {
+				out[j].at += shift
+			}
+			return out
+		}
+		v.blocks, v.stored = move(v.blocks), move(v.stored)
+		w.grown[i] = v
+	}
+	return w, nil
 }
 
 var actions = [...]kernel.RuleAction{
