@@ -76,6 +76,9 @@ perf-vagrant: ## measure on virtual machines and across them (with vagrant; resu
 	@command -v vagrant >/dev/null || { echo "this needs vagrant: apt-get install vagrant vagrant-libvirt" >&2; exit 1; }
 	perf/vagrant/run.sh
 
+perf-qemu: setup-qemu root ## the crossing of perf-vagrant between two guests of an emulator: some minutes
+	GO=$(GO) perf/vagrant/qemu.sh
+
 setup-perf: ## install what setup does, and what the product is compared with
 	@tools/setup.sh perf
 
@@ -85,10 +88,13 @@ test-kernel: setup-kernel root ## the same packets on Debian 12's kernel, in an 
 setup-kernel: ## install what setup does, and the emulator
 	@tools/setup.sh kernel
 
+setup-qemu: ## install what setup does, the emulator, and ssh to its guests
+	@tools/setup.sh qemu
+
 clean: ## remove what build has made
 	rm -rf bin
 
 root:
 	@test "$$(id -u)" = 0 || { echo "this needs root: it makes network namespaces and loads BPF" >&2; exit 1; }
 
-.PHONY: help setup generate check-generate build test fuzz lint demo demo-down perf perf-quick perf-gate perf-vagrant setup-perf test-kernel setup-kernel clean root
+.PHONY: help setup generate check-generate build test fuzz lint demo demo-down perf perf-quick perf-gate perf-vagrant perf-qemu setup-perf test-kernel setup-kernel setup-qemu clean root

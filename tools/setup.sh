@@ -2,7 +2,7 @@
 # Installs from apt what building and testing need and this machine lacks.
 # Nothing is missing: nothing happens, not even apt-get update. With the argument
 # "perf", also what perf/ compares the product with; with "kernel", the emulator that
-# boots another kernel.
+# boots another kernel; with "qemu", also what its guests are reached by.
 set -eu
 
 # need FILE-OR-COMMAND PACKAGE: notes the package if the first is not there.
@@ -47,11 +47,15 @@ fi
 if [ "${1-}" = perf ]; then
 	need ipset ipset
 fi
-if [ "${1-}" = kernel ]; then
+if [ "${1-}" = kernel ] || [ "${1-}" = qemu ]; then
 	need qemu-system-x86_64 qemu-system-x86
 	need busybox busybox-static
 	need cpio cpio
 	need depmod kmod
+fi
+if [ "${1-}" = qemu ]; then
+	need dropbear dropbear-bin
+	need ssh openssh-client
 fi
 test -n "$missing" || exit 0
 
