@@ -104,6 +104,7 @@ func TestVXLANWithLinux(t *testing.T) {
 				}
 			}
 			left := testbed.StartCapture(t, f.node.Namespace, "calia")
+			arrived := testbed.StartCapture(t, f.ours.Namespace, "eth0")
 			for i, its := range f.its.Addresses {
 				exchange(t, f.ours.Namespace, f.its.Namespace, its)
 				exchange(t, f.its.Namespace, f.ours.Namespace, f.ours.Addresses[i])
@@ -117,10 +118,32 @@ func TestVXLANWithLinux(t *testing.T) {
 				exchange(t, f.node.Namespace, f.its.Namespace, its)
 			}
 			f.gso(t, left)
+			f.noWrongChecksums(t)
 			if t.Failed() {
+				for _, p := range arrived.Packets() { // the kernel has not looked at others' sums yet
+					if bad := testbed.BadChecksums(p.Data); len(bad) > 0 && !p.Outgoing && strings.Contains(p.String(), "ICMP") {
+						t.Logf("wrong %v: %s\n%x", bad, p, p.Data)
+					}
+				}
 				t.Logf("%s\n%s", f.node.counts(t), f.host.MustRun(t, "ip", "-s", "link"))
 			}
 		})
+	}
+}
+
+// noWrongChecksums checks that neither side has counted one.
+func (f *foreign) noWrongChecksums(t *testing.T) {
+	t.Helper()
+	for _, n := range []*testbed.Namespace{f.ours.Namespace, f.its.Namespace, f.host.Namespace, f.node.Namespace} {
+		counts := n.MustRun(t, "nstat", "-asz", "TcpInCsumErrors", "UdpInCsumErrors", "Udp6InCsumErrors", "IcmpInCsumErrors", "Icmp6InCsumErrors", "IpInHdrErrors", "Ip6InHdrErrors")
+		if strings.Count(counts, "CsumErrors") < 5 {
+			t.Errorf("%s: not all is counted: %s", n.Name, counts)
+		}
+		for line := range strings.Lines(counts) {
+			if fields := strings.Fields(line); len(fields) > 1 && !strings.HasPrefix(line, "#") && fields[1] != "0" {
+				t.Errorf("%s: %s", n.Name, line)
+			}
+		}
 	}
 }
 
@@ -165,6 +188,7 @@ func TestIPIPWithForeignEndpoint(t *testing.T) {
 	if largest < 4000 {
 		t.Errorf("the largest TCP packet in IPIP has %d bytes: no GSO", largest)
 	}
+	f.noWrongChecksums(t)
 	if t.Failed() {
 		t.Log(f.node.counts(t))
 	}

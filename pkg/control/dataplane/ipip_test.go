@@ -51,15 +51,7 @@ func TestIPIPWithLinux(t *testing.T) {
 			if len(arrived.Packets()) == 0 {
 				t.Error("nothing has passed tunl0")
 			}
-			// Neither side has met a wrong checksum.
-			for _, n := range []*testbed.Namespace{f.ours.Namespace, f.its.Namespace, f.host.Namespace, f.node.Namespace} {
-				counts := n.MustRun(t, "nstat", "-asz", "TcpInCsumErrors", "UdpInCsumErrors", "IcmpInCsumErrors", "IpInHdrErrors")
-				for line := range strings.Lines(counts) {
-					if fields := strings.Fields(line); len(fields) > 1 && !strings.HasPrefix(line, "#") && fields[1] != "0" {
-						t.Errorf("%s: %s", n.Name, line)
-					}
-				}
-			}
+			f.noWrongChecksums(t)
 			if t.Failed() {
 				t.Logf("%s\n%s", f.node.counts(t), f.host.MustRun(t, "ip", "-s", "link"))
 			}
