@@ -160,7 +160,7 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 		return -1;
 	flow = &j->flow;
 	opener = !(flow->state & FLOW_A_OPENED);
-	flow->state &= ~(FLOW_DENIED | FLOW_TRANSIT);
+	flow->state &= ~(FLOW_DENIED | FLOW_TRANSIT | FLOW_UNJUDGED);
 	__builtin_memset(flow->rules, 0, sizeof(flow->rules));
 	j->asked = j->logs = j->differs = 0;
 	j->staged[0] = j->staged[1] = 0;
@@ -199,7 +199,9 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 		return 0;
 	}
 
-	j->source = peer_class(source);
+	if (kind != ROUTE_HOST)
+		flow->state &= ~FLOW_TO_ITSELF;
+	j->source = peer_class(flow->state & FLOW_TO_ITSELF ? destination : source);
 	j->destination = peer_class(destination);
 	j->ports = port_classes_of(p->key.protocol, opener ? p->key.b_port : p->key.a_port,
 				   opener ? p->key.a_port : p->key.b_port, flow->opening);
@@ -225,8 +227,18 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 		}
 	}
 	if (flow->slots[END(opener)]) {
+		j->hosts = j->asked;
 		action = judge_ask(j, from->egress);
-		judge_staged(j, from->staged_egress, 0, action);
+		if (action != RULE_ALLOW && hook != HOOK_TO_NETWORK && !flow->slots[OTHER_END(opener)] && !kind &&
+		    now->unjudged_mark && is_service(destination)) {
+			/* Policy means what the service leads to, where it will be asked. */
+			host_spare(j, j->hosts);
+			j->logs = 0;
+			flow->state |= FLOW_UNJUDGED;
+			action = RULE_ALLOW;
+		} else {
+			judge_staged(j, from->staged_egress, 0, action);
+		}
 		if (action != RULE_ALLOW) {
 			flow_deny(flow, DROP_EGRESS_POLICY);
 			return 0;
@@ -264,6 +276,10 @@ __noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct 
 		flow->state |= FLOW_HOST_OPENED;
 	if (flow->state & FLOW_HOST_OPENED)
 		return 0;
+	if (flow->state & FLOW_TO_ITSELF && judge_ask(j, to->egress) != RULE_ALLOW) {
+		flow_deny(flow, DROP_EGRESS_POLICY);
+		return 0;
+	}
 	action = judge_ask(j, to->ingress);
 	judge_staged(j, to->staged_ingress, 1, action);
 	if (action != RULE_ALLOW)
@@ -360,7 +376,8 @@ static __always_inline enum reason flow_check_source(struct __sk_buff *skb, cons
 		if (flow_tunnels(flow, p))
 			return DROP_TUNNEL;
 	} else if (hook == HOOK_FROM_NETWORK && !p->icmp_error) {
-		if (slot || flow->next_hop.forward == FORWARD_HOST)
+		/* What answers for a service does so through the host's stack. */
+		if (slot || flow->next_hop.forward == FORWARD_HOST || flow->state & FLOW_UNJUDGED)
 			return DROP_MARTIAN;
 		/* Only the node where the source lives may send for it, or itself; what lives on
 		 * none, such as another address of a node, may answer.
@@ -428,9 +445,17 @@ static __always_inline void flow_start(struct flow *flow, const struct packet *p
 /* Whether this hook is where the flow's packets are counted: of those that pass two of
  * them only the first is.
  */
-static __always_inline int flow_counts(struct __sk_buff *skb, enum hook hook)
+static __always_inline int flow_counts(struct __sk_buff *skb, const struct flow *flow, enum hook hook)
 {
-	return hook != HOOK_TO_NETWORK || !skb->ingress_ifindex;
+	return hook != HOOK_TO_NETWORK || !skb->ingress_ifindex || flow->state & FLOW_THROUGH_STACK;
+}
+
+/* Whether a packet leaves this host for a service's address, which the host's stack has led
+ * nowhere.
+ */
+static __always_inline int flow_is_stranded(const struct flow *flow, enum hook hook)
+{
+	return hook == HOOK_TO_NETWORK && flow->state & FLOW_UNJUDGED;
 }
 
 /* A flow that leaves through the host's stack meets the host endpoint there after it has
@@ -482,7 +507,7 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, enum hoo
 		if (waiting)
 			*flow = *waiting;
 	}
-	if ((!known && !waiting) || flow_reopens(flow, p)) {
+	if ((!known && !waiting) || flow_reopens(flow, p) || flow_is_stranded(flow, hook)) {
 		if (p->icmp_error)
 			return DROP_NO_FLOW;
 		flow_start(flow, p);
@@ -497,6 +522,8 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, enum hoo
 	j->fresh = fresh;
 	if (flow_is_new_to_stack(skb, flow, p, hook) || (fresh && hook == HOOK_TO_NETWORK && skb->ingress_ifindex))
 		flow->state |= FLOW_THROUGH_STACK;
+	if (fresh && hook == HOOK_TO_WORKLOAD && skb->ingress_ifindex == skb->ifindex)
+		flow->state |= FLOW_TO_ITSELF;
 	if (fresh || !flow_is_current(flow) || flow_leaves_unasked(flow, p, hook)) {
 		flow_passes(skb, j, p, hook);
 		flow_judge(skb, p, j, hook);
@@ -514,7 +541,7 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, enum hoo
 				flow_forget(key);
 			else if (waiting)
 				bpf_map_delete_elem(&new_flows, key);
-			if (flow_counts(skb, hook))
+			if (flow_counts(skb, flow, hook))
 				count_flow(flow, p->length);
 			return flow->denied_by;
 		}
@@ -523,7 +550,7 @@ __noinline int flow_slow(struct __sk_buff *skb, const struct packet *p, enum hoo
 		if (reason)
 			return reason;
 	}
-	if (flow_counts(skb, hook))
+	if (flow_counts(skb, flow, hook))
 		count_flow(flow, p->length);
 	if (flow->state & FLOW_DENIED) {
 		flow_seen(flow);
@@ -577,12 +604,12 @@ static __always_inline int flow_decide_known(struct __sk_buff *skb, const struct
 	__u32 zero = 0;
 
 	if (!flow_is_current(known) || flow_reopens(known, p) || flow_leaves_unasked(known, p, hook) ||
-	    flow_is_new_to_stack(skb, known, p, hook))
+	    flow_is_new_to_stack(skb, known, p, hook) || flow_is_stranded(known, hook))
 		return -1;
 	reason = flow_check_source(skb, known, p, hook);
 	if (reason)
 		return reason;
-	if (flow_counts(skb, hook))
+	if (flow_counts(skb, known, hook))
 		count_flow(known, p->length);
 	if (known->state & FLOW_DENIED) {
 		struct judging *j = bpf_map_lookup_elem(&scratch, &zero);

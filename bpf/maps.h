@@ -239,7 +239,7 @@ struct judging {
 	__u32 absent;		/* the flow is not in the table in use */
 	__u32 fresh;		/* the packet is the first of its flow */
 	__u32 outer;		/* outer IPv4 headers so far that have an identification */
-	__u32 pad;
+	__u32 hosts;		/* how many of those asked are host endpoints', before a workload's egress */
 	struct next_hop away;	/* to_network: where its packet goes */
 };
 

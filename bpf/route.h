@@ -45,6 +45,12 @@ __noinline int nat_outgoing(const struct address *source, const struct address *
 	return source && destination && nat_net(source) & NAT_SOURCE && !(nat_net(destination) & NAT_INSIDE);
 }
 
+/* Whether the host's own rules lead elsewhere what is for that address. */
+__noinline int is_service(const struct address *addr)
+{
+	return addr && nat_net(addr) & NAT_SERVICE;
+}
+
 static __always_inline int address_is_link_local(const struct address *addr)
 {
 	return addr->bytes[0] == 0xfe && (addr->bytes[1] & 0xc0) == 0x80;

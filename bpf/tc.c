@@ -16,14 +16,18 @@
 /* On packets that left for another node through here, so that to_network lets them be. */
 #define MARK_FORWARDED 0x01000000
 
-/* Tells the host's stack to masquerade the packet. */
-static __always_inline void mark_for_nat(struct __sk_buff *skb)
+/* Tells the host's stack what to do with the packet: to masquerade it, to let it only go where
+ * it is judged.
+ */
+static __always_inline void mark_for_stack(struct __sk_buff *skb, const struct flow *flow)
 {
 	__u32 zero = 0;
 	struct settings *now = bpf_map_lookup_elem(&settings, &zero);
 
-	if (now)
+	if (now && flow->state & FLOW_MASQUERADED)
 		skb->mark |= now->nat_mark;
+	if (now && flow->state & FLOW_UNJUDGED)
+		skb->mark |= now->unjudged_mark;
 }
 
 /* One hop: TTL down by one, checksum with it (RFC 1624). The packet has been parsed. */
@@ -93,8 +97,8 @@ static __always_inline enum reason forward_away(struct __sk_buff *skb, const str
 	if (forward == FORWARD_HOST)
 		return PASS_TO_HOST;
 	if (forward == FORWARD_STACK || flow->state & FLOW_THROUGH_STACK || p->ttl <= 1) {
-		if (flow->state & FLOW_MASQUERADED)
-			mark_for_nat(skb);
+		if (flow->state & (FLOW_MASQUERADED | FLOW_UNJUDGED))
+			mark_for_stack(skb, flow);
 		return PASS_TO_STACK;
 	}
 	room = mtu_exceeded(skb, p, &flow->next_hop);
@@ -177,6 +181,29 @@ int from_workload(struct __sk_buff *skb)
 	return finish(HOOK_FROM_WORKLOAD, reason, &p, skb->ifindex, length, action);
 }
 
+/* Whether the host's stack forwards this packet for a workload, as whose it still is known. */
+static __always_inline int sent_by_workload(struct __sk_buff *skb, const struct packet *p)
+{
+	const struct address *source = p->sender ? &p->key.b : &p->key.a;
+
+	return skb->ingress_ifindex && (workload_slot(source) || source_slot(skb->ingress_ifindex, source));
+}
+
+/* Whether this is a workload's packet that its policy has yet to judge, and cannot any more: the
+ * host's stack has made the host its source.
+ */
+__noinline int never_judged(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 zero = 0;
+	struct settings *now = bpf_map_lookup_elem(&settings, &zero);
+	struct judging *j = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!p || !now || !j || !(skb->mark & now->unjudged_mark) || sent_by_workload(skb, p))
+		return 0;
+	__builtin_memset(j->flow.rules, 0, sizeof(j->flow.rules)); /* for who is told */
+	return 1;
+}
+
 /* The host's stack delivers to a workload: the host's own packets, and what it
  * forwards itself.
  */
@@ -199,6 +226,8 @@ static __always_inline enum reason decide_to_workload(struct __sk_buff *skb, str
 	/* What the host has to say about a workload's packet: too big, time exceeded. */
 	if (p->icmp_error && !skb->ingress_ifindex)
 		return PASS_TO_WORKLOAD;
+	if (skb->mark && skb->ingress_ifindex != skb->ifindex && never_judged(skb, p))
+		return DROP_EGRESS_POLICY;
 	flow = flow_find(&p->key);
 	reason = flow_decide(skb, p, &flow, HOOK_TO_WORKLOAD, 0, 0);
 	return reason ? reason : PASS_TO_WORKLOAD;
@@ -314,14 +343,6 @@ int from_network(struct __sk_buff *skb)
 	return finish(HOOK_FROM_NETWORK, reason, &p, skb->ifindex, length, action);
 }
 
-/* Whether the host's stack forwards this packet for a workload, as whose it still is known. */
-static __always_inline int sent_by_workload(struct __sk_buff *skb, const struct packet *p)
-{
-	const struct address *source = p->sender ? &p->key.b : &p->key.a;
-
-	return skb->ingress_ifindex && (workload_slot(source) || source_slot(skb->ingress_ifindex, source));
-}
-
 /* What leaves through the host's interface: the host endpoint's say, and that of the policy of
  * a workload, if the host's stack has led its packet to another address than it was for. 0, or
  * why it is dropped.
@@ -331,6 +352,9 @@ static __always_inline enum reason host_egress(struct __sk_buff *skb, const stru
 	__u32 policies = host_policies();
 	int workload = sent_by_workload(skb, p);
 	struct flow *flow;
+
+	if (skb->mark && never_judged(skb, p))
+		return DROP_EGRESS_POLICY;
 
 	if (policies & HOST_POLICY_UNTRACKED && via != INTERFACE_TUNNEL) {
 		switch (host_untracked(p, via, DIRECTION_EGRESS)) {

@@ -177,14 +177,18 @@ enum flow_state {
 	FLOW_ANSWER = 1024,	/* opened by what only can be an answer: TCP with ACK */
 	FLOW_MASQUERADED = 2048, /* the host's stack gives it an address of the host as source */
 	FLOW_THROUGH_STACK = 4096, /* the host's stack forwards it, perhaps translated: its answers, too */
+	FLOW_UNJUDGED = 8192,	/* egress policy waits for what the host's stack makes of the service's address */
+	FLOW_TO_ITSELF = 16384,	/* a workload's own, whose source the host's stack has made the host */
 };
 
-/* What a prefix means to natOutgoing. A flow from NAT_SOURCE to where nothing says
- * NAT_INSIDE is masqueraded. Of prefixes within one another the longest says all.
+/* What a prefix means to the host's own translation. With natOutgoing a flow from NAT_SOURCE to
+ * where nothing says NAT_INSIDE is masqueraded. Of prefixes within one another the longest
+ * says all.
  */
 enum nat_net {
 	NAT_SOURCE = 1,		/* of a pool that has it */
 	NAT_INSIDE = 2,		/* of any pool, or else excluded */
+	NAT_SERVICE = 4,	/* of services, which the host's own rules lead elsewhere */
 };
 
 #define FLOW_RULES 4
@@ -370,6 +374,7 @@ struct settings {
 	__u32 event_rate;	/* events per CPU and second */
 	__u32 nat_mark;		/* on packets that the host's stack is to masquerade */
 	__u32 workload_tunnels;	/* set of enum workload_tunnel */
+	__u32 unjudged_mark;	/* on packets of FLOW_UNJUDGED: no host may take them, nor other interfaces send */
 };
 
 /* What workloads may encapsulate themselves. Once the host's NAT has given it the host's

@@ -36,7 +36,8 @@ IP6_AUTODETECTION_METHOD, AS, CALICO_ROUTER_ID, CALICO_NETWORKING_BACKEND (bird,
 vxlan or none), CALICO_IPV4POOL_CIDR, _IPIP, _VXLAN, _NAT_OUTGOING, _BLOCK_SIZE
 and _NODE_SELECTOR, the same for CALICO_IPV6POOL_, NO_DEFAULT_POOLS,
 CALICO_K8S_NODE_REF, ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE,
-ETCD_USERNAME, ETCD_PASSWORD, CALICO_ADVERTISE_CLUSTER_IPS and FELIX_<parameter>.
+ETCD_USERNAME, ETCD_PASSWORD, CALICO_ADVERTISE_CLUSTER_IPS, CALICO_SERVICE_CIDRS
+(nets, by commas, that kube-proxy leads to workloads) and FELIX_<parameter>.
 
 Where BGPConfiguration says to announce the addresses of Kubernetes services, these are
 read from the API server that the file KUBECONFIG tells of, or, in a pod, with the pod's

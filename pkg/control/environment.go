@@ -81,6 +81,7 @@ func ReadEnvironment(environ []string, hostname string) (*Environment, error) {
 	e.Config.Backend = cmp.Or(vars["CALICO_NETWORKING_BACKEND"], desired.BackendBIRD)
 	e.Config.RouterID = vars["CALICO_ROUTER_ID"]
 	e.Config.AdvertiseClusterIPs = vars["CALICO_ADVERTISE_CLUSTER_IPS"]
+	e.Config.ServiceCIDRs = vars["CALICO_SERVICE_CIDRS"]
 	e.SecretsDir = cmp.Or(vars["CALICO_SECRETS_DIR"], DefaultSecretsDir)
 	e.K8sNode = vars["CALICO_K8S_NODE_REF"]
 	e.Kubernetes = vars["KUBECONFIG"] != "" || vars["KUBERNETES_SERVICE_HOST"] != ""

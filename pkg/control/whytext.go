@@ -116,6 +116,9 @@ func (w *asking) path(q dataplane.Question, x dataplane.Explanation) (reason, te
 	case dataplane.ForwardVXLAN:
 		return "pass_vxlan", "in VXLAN to " + node()
 	}
+	if x.Unjudged {
+		return "pass_to_stack", "forwarded by the host's stack as the service's rules have it; egress policy denies the service's address, and is asked where they lead"
+	}
 	if x.Masqueraded {
 		return "pass_to_stack", "forwarded by the host's stack, with an address of the host as source (natOutgoing)"
 	}

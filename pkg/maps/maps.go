@@ -71,9 +71,11 @@ const (
 	FlowForwarded   = bpfFlowStateFLOW_FORWARDED
 	FlowReplied     = bpfFlowStateFLOW_REPLIED
 	FlowMasqueraded = bpfFlowStateFLOW_MASQUERADED
+	FlowUnjudged    = bpfFlowStateFLOW_UNJUDGED
 
-	NATSource = uint32(bpfNatNetNAT_SOURCE)
-	NATInside = uint32(bpfNatNetNAT_INSIDE)
+	NATSource  = uint32(bpfNatNetNAT_SOURCE)
+	NATInside  = uint32(bpfNatNetNAT_INSIDE)
+	NATService = uint32(bpfNatNetNAT_SERVICE)
 
 	RouteHost     = bpfRouteKindROUTE_HOST
 	RouteWorkload = bpfRouteKindROUTE_WORKLOAD

@@ -152,6 +152,8 @@ const (
 	bpfFlowStateFLOW_ANSWER        bpfFlowState = 1024
 	bpfFlowStateFLOW_MASQUERADED   bpfFlowState = 2048
 	bpfFlowStateFLOW_THROUGH_STACK bpfFlowState = 4096
+	bpfFlowStateFLOW_UNJUDGED      bpfFlowState = 8192
+	bpfFlowStateFLOW_TO_ITSELF     bpfFlowState = 16384
 )
 
 type bpfFlowTables uint32
@@ -238,15 +240,16 @@ type bpfJudging struct {
 	Absent      uint32
 	Fresh       uint32
 	Outer       uint32
-	Pad         uint32
+	Hosts       uint32
 	Away        bpfNextHop
 }
 
 type bpfNatNet uint32
 
 const (
-	bpfNatNetNAT_SOURCE bpfNatNet = 1
-	bpfNatNetNAT_INSIDE bpfNatNet = 2
+	bpfNatNetNAT_SOURCE  bpfNatNet = 1
+	bpfNatNetNAT_INSIDE  bpfNatNet = 2
+	bpfNatNetNAT_SERVICE bpfNatNet = 4
 )
 
 type bpfNextHop struct {
@@ -404,7 +407,7 @@ type bpfSettings struct {
 	EventRate       uint32
 	NatMark         uint32
 	WorkloadTunnels uint32
-	_               [4]byte
+	UnjudgedMark    uint32
 }
 
 type bpfSourceKey struct {

@@ -218,7 +218,7 @@ func TestKubeProxy(t *testing.T) {
 // TestKubeProxyAndPolicy: policy judges what a service leads to, as if there were none, and a
 // change of it reaches live connections.
 func TestKubeProxyAndPolicy(t *testing.T) {
-	c := newCluster(t, options{subnets: []int{1, 1}})
+	c := newCluster(t, options{subnets: []int{1, 1}, environ: []string{"CALICO_SERVICE_CIDRS=10.96.0.0/16,fd96::/64"}})
 	a, b := c.nodes[0], c.nodes[1]
 	c.apply(felix(""))
 	const web = 8000 // where servers serve
@@ -303,4 +303,68 @@ func TestKubeProxyAndPolicy(t *testing.T) {
 	tryAll("ingress denied", false, false)
 	c.apply(servers)
 	goOn("allowed again")
+
+	// Egress policy, too, is about the server, and says so where it denies.
+	clients := func(to, action string) string {
+		return hostPolicy("clients", `selector: "role in {'client', 'stranger'}", types: [Egress], egress: [{action: `+action+`, destination: {selector: "`+to+`"}}]`)
+	}
+	c.apply(clients("role in {'near', 'far'}", "Allow"))
+	goOn("egress allowed")
+	tryAll("egress allowed", true, false)
+	c.apply(clients("role in {'client'}", "Allow"))
+	stop("egress denied")
+	tryAll("egress denied", false, false)
+	c.apply(clients("role in {'near', 'far'}", "Allow"))
+	goOn("egress allowed again")
+	// A rule about the services' addresses has no say.
+	c.apply(hostPolicy("clients", `selector: "role in {'client', 'stranger'}", types: [Egress],
+ egress: [{action: Allow, destination: {nets: [10.96.0.0/16]}}, {action: Allow, destination: {nets: ["fd96::/64"]}}]`))
+	stop("egress to services' addresses")
+	tryAll("egress to services' addresses", false, false)
+	c.apply(clients("role in {'near', 'far'}", "Allow"))
+	goOn("egress allowed after all")
+}
+
+// TestUnjudgedServices: where a service leads to what no policy can judge, or nowhere, a workload
+// that may not send there does not.
+func TestUnjudgedServices(t *testing.T) {
+	c := newCluster(t, options{subnets: []int{1}, environ: []string{"CALICO_SERVICE_CIDRS=10.96.0.0/16,fd96::/64"}})
+	a, router := c.nodes[0], c.lab.Router
+	c.apply(felix(""))
+	client := c.attach(a, "vxlan", "client")
+	c.mirror(client.Namespace)
+	c.mirror(a.Namespace)
+	c.mirror(router)
+	var services serviceList
+	var all []netip.AddrPort
+	for _, to := range []netip.Addr{a.IPv4.Addr(), a.IPv6.Addr(), a.Gateway4, a.Gateway6, client.v4, client.v6} {
+		all = append(all, services.add(netip.AddrPortFrom(to, mirror), false))
+		if to != client.v4 && to != client.v6 {
+			all = append(all, services.add(netip.AddrPortFrom(to, mirror), true))
+		}
+	}
+	router.AddRoute(t, "10.66.0.0/16", a.IPv4.Addr().String(), "eth1")
+	router.AddRoute(t, "fd66::/48", a.IPv6.Addr().String(), "eth1")
+	proxies()[0].start(c, a, services.all)
+	tryAll := func(when string, want bool) {
+		t.Helper()
+		var tries []try
+		for _, at := range all {
+			tries = append(tries, try{from: client.Namespace, to: at.Addr(), port: at.Port(), udp: true, want: want},
+				try{from: client.Namespace, to: at.Addr(), port: at.Port(), want: want})
+		}
+		c.tryAll(when, tries...)
+	}
+	c.apply(hostPolicy("egress", `selector: "role == 'client'", types: [Egress]`))
+	tryAll("nothing allowed", false)
+	drops := testbed.StartCapture(t, router, "eth1")
+	if ok, _ := (try{from: client.Namespace, to: netip.MustParseAddr("10.96.200.1"), port: 80, udp: true}).exchange(); ok {
+		t.Error("a service that is none answers")
+	}
+	drops.Stop()
+	if drops.Has(func(line string) bool { return strings.Contains(line, "10.96.200.1") }) {
+		t.Error("what is for a service that is none leaves the host")
+	}
+	c.apply(hostPolicy("egress", `selector: "role == 'client'", types: [Egress], egress: [{action: Allow}]`))
+	tryAll("all allowed", true)
 }

@@ -48,6 +48,8 @@ type Explanation struct {
 	NextHop NextHop
 	// Masqueraded: the host's stack gives it an address of the host as source.
 	Masqueraded bool
+	// Unjudged: egress policy is asked where the host's stack leads it.
+	Unjudged bool
 
 	now uint64 // jiffies
 }
@@ -103,7 +105,8 @@ func (d *Dataplane) explanation(raw *kernel.Explanation, q Question, now uint64)
 	e := Explanation{
 		Reason: d.kernel.ReasonName(raw.Reason), Dropped: kernel.Reason(raw.Reason).Drops(),
 		Rules: d.rulesOf(raw.Flow.Rules[:]), Logged: d.rulesOf(raw.Logged[:]),
-		NextHop: nextHop(raw.Flow.NextHop), Masqueraded: kernel.FlowState(raw.Flow.State)&kernel.FlowMasqueraded != 0, now: now,
+		NextHop: nextHop(raw.Flow.NextHop), Masqueraded: kernel.FlowState(raw.Flow.State)&kernel.FlowMasqueraded != 0,
+		Unjudged: kernel.FlowState(raw.Flow.State)&kernel.FlowUnjudged != 0, now: now,
 	}
 	for i, n := range raw.Staged {
 		if rules := d.rulesOf([]uint32{n}); len(rules) > 0 {

@@ -436,6 +436,9 @@ func (g *gauntlet) forbidsTo(s sample, r reading) string {
 	if isHosts(r.source) && s.from == "" {
 		return ""
 	}
+	if isHosts(r.source) && s.from == s.on {
+		r.source = r.target // it has sent that to itself, and the host's stack has masqueraded it
+	}
 	if a := g.owner[r.source]; a != 0 && g.says(g.keys[a], "", "egress", r.packet()) != policy.Allow {
 		return "egress policy denies it"
 	}

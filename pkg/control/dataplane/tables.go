@@ -56,6 +56,7 @@ func settingsOf(w *desired.Dataplane) map[uint32]kernel.Settings {
 		NatMark:    w.NATMark,
 
 		WorkloadTunnels: uint32(tunnels),
+		UnjudgedMark:    w.UnjudgedMark,
 	}}
 }
 
@@ -84,6 +85,9 @@ func natNetsOf(w *desired.Dataplane) map[kernel.Prefix]uint32 {
 		}
 		if n.Inside {
 			flags |= kernel.NATInside
+		}
+		if n.Service {
+			flags |= kernel.NATService
 		}
 		out[kernel.NewPrefix(p)] = flags
 	}

@@ -1,8 +1,10 @@
 package dataplane
 
 import (
+	"net/netip"
 	"testing"
 
+	"calico-xdp/pkg/control/desired"
 	"calico-xdp/pkg/loader"
 )
 
@@ -47,4 +49,51 @@ func TestPacketsThatTheHostTranslates(t *testing.T) {
 			{hook: to, from: "cali1", packet: frame(w1, w2).UDP(4000, 9000), want: delivered},
 		}},
 	})
+}
+
+// Egress policy is about what a service leads to; until that is known the packet may go
+// nowhere else.
+func TestPacketsToServices(t *testing.T) {
+	b := newBed(t)
+	const service4, service6, mark = "10.96.0.1", "fd96::1", 0x20000
+	b.state.Dataplane.NATNets = map[netip.Prefix]desired.NATNet{
+		netip.MustParsePrefix("10.96.0.0/12"): {Service: true}, netip.MustParsePrefix("fd96::/64"): {Service: true},
+	}
+	b.state.Dataplane.UnjudgedMark = mark
+	b.sync(t)
+	from, to, out, in := loader.FromWorkload, loader.ToWorkload, loader.ToNetwork, loader.FromNetwork
+	stack, denied := "next pass_to_stack", "shot drop_egress_policy"
+	opens := []trial{{hook: from, packet: frame(w4, service4).TCP(4000, 80, "S"), want: stack}}
+	b.fire(t, []trial{
+		{name: "one who may not send", hook: from, packet: frame(w4, service4).TCP(4000, 80, "S"), want: stack},
+		{name: "one who may not send 6", hook: from, packet: frame("fd01::4", service6).TCP(4000, 80, "S"), want: stack},
+		{name: "to where no service is", hook: from, packet: frame(w4, outside4).TCP(4000, 80, "S"), want: denied},
+		{name: "led nowhere", hook: out, from: "cali4", mark: mark, packet: frame(w4, service4).TCP(4000, 80, "S"), want: denied, after: opens},
+		{name: "led nowhere, its flow forgotten", hook: out, from: "cali4", mark: mark, packet: frame(w4, service4).TCP(4000, 80, "S"), want: denied},
+		{name: "led to a workload", hook: to, from: "cali4", mark: mark, packet: frame(w4, w2).TCP(4000, 9000, "S"), want: denied, after: opens},
+		{name: "led to another node", hook: out, from: "cali4", mark: mark, packet: frame(w4, remoteIPIP4).TCP(4000, 9000, "S"), want: denied, after: opens},
+		{name: "led to the world", hook: out, from: "cali4", mark: mark, packet: frame(w4, outside4).TCP(4000, 9000, "S"), want: denied, after: opens},
+		{name: "masqueraded to a workload", hook: to, from: "cali4", mark: mark, packet: frame(node4, w2).TCP(4000, 9000, "S"), want: denied, after: opens},
+		{name: "masqueraded to another node", hook: out, from: "cali4", mark: mark, packet: frame(node4, remoteIPIP4).TCP(4000, 9000, "S"), want: denied, after: opens},
+		{name: "masqueraded to itself", hook: to, on: "cali4", from: "cali4", mark: mark, packet: frame(node4, w4).TCP(4000, 9000, "S"), want: denied, after: opens},
+		{name: "another's, to itself", hook: to, on: "cali2", from: "cali2", packet: frame(node4, w2).TCP(4000, 9000, "S"), want: "next pass_to_workload"},
+		{name: "a forged answer", hook: in, packet: frame(service4, w4).TCP(80, 4000, "SA"), want: "shot drop_martian", after: opens},
+		{name: "an answer", hook: to, from: "cali2", packet: frame(service4, w4).TCP(80, 4000, "SA"), want: "next pass_to_workload", after: opens},
+	})
+	// It goes on with the packets behind the first one, which is marked like them.
+	b.forget(t)
+	for _, s := range []trial{
+		opens[0],
+		{hook: to, from: "cali2", packet: frame(service4, w4).TCP(80, 4000, "SA"), want: "next pass_to_workload"},
+		{hook: from, packet: frame(w4, service4).TCP(4000, 80, "A"), want: stack},
+		{hook: from, packet: frame(w4, service4).TCP(4000, 80, "A"), want: stack},
+	} {
+		b.expect(t, s)
+		if err := b.endpoints.bump(0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.state.Dataplane.NATNets, b.state.Dataplane.UnjudgedMark = nil, 0
+	b.sync(t)
+	b.expect(t, trial{hook: from, packet: frame(w4, service4).TCP(4000, 80, "A"), want: denied})
 }

@@ -71,6 +71,9 @@ func (c *Computer) Compute(in Input, changes []api.Change) *State {
 				Object: EnvironmentObject, Err: fmt.Errorf("CALICO_NETWORKING_BACKEND %q: want bird, vxlan or none", b),
 			})
 		}
+		if _, err := in.Config.serviceCIDRs(); err != nil {
+			c.problems.settings = append(c.problems.settings, policy.Problem{Object: EnvironmentObject, Err: err})
+		}
 		c.out.Servers, c.out.LogLevel = c.settings.servers, c.settings.logLevel
 	}
 	if c.stale.pools {
@@ -79,7 +82,7 @@ func (c *Computer) Compute(in Input, changes []api.Change) *State {
 	links := !sameLinks(c.in.Links, in.Links)
 	c.computeLocal(in, links)
 	c.computePeers()
-	c.computeNAT()
+	c.computeNAT(in)
 	c.cluster.settle()
 	owners, own := c.cluster.takeChanged()
 	c.computeBGP(in, links, own)

@@ -14,6 +14,10 @@ type Config struct {
 	// AdvertiseClusterIPs is CALICO_ADVERTISE_CLUSTER_IPS: nets of service cluster
 	// addresses, by commas. It wins over BGPConfiguration's.
 	AdvertiseClusterIPs string
+	// ServiceCIDRs is CALICO_SERVICE_CIDRS: nets, by commas, of addresses that the host's own
+	// rules lead to others, beside those that BGPConfiguration and AdvertiseClusterIPs
+	// name.
+	ServiceCIDRs string
 	// Felix holds FELIX_* variables by lower-cased parameter name
 	// ("defaultendpointtohostaction").
 	Felix map[string]string

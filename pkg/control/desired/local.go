@@ -65,7 +65,7 @@ func (c *Computer) computeLocal(in Input, links bool) {
 	// What does not follow from local things stays.
 	out := &c.out
 	d.Routes, d.Peers, d.Failsafe = out.Dataplane.Routes, out.Dataplane.Peers, out.Dataplane.Failsafe
-	d.NATNets, d.NATMark = out.Dataplane.NATNets, out.Dataplane.NATMark
+	d.NATNets, d.NATMark, d.UnjudgedMark = out.Dataplane.NATNets, out.Dataplane.NATMark, out.Dataplane.UnjudgedMark
 	s.Host.Routes, s.Host.KeepLearned = out.Host.Routes, out.Host.KeepLearned
 	out.Dataplane, out.Host, out.Local, out.WorkloadMTU = s.Dataplane, s.Host, s.Local, s.WorkloadMTU
 	out.Changes.Local = true

@@ -16,6 +16,13 @@ import (
 type NAT struct {
 	Mark       uint32 // one bit: on packets to translate
 	IPv4, IPv6 bool   // for families of which a pool has natOutgoing
+	// UnjudgedMark is one bit: on packets to services that no policy has judged yet, since that
+	// depends on where the host's rules lead them; 0: Felix's mask has no bit for it.
+	UnjudgedMark         uint32
+	Services4, Services6 bool // there are nets of services of these families
+	// Exits are the names of the interfaces where such packets are judged; one that ends in +
+	// stands for all that begin so. In order.
+	Exits []string
 	// Inside are the prefixes, none within another, that nothing is translated on the
 	// way to, in order. The dataplane knows them, too; but the host's own rules
 	// may have sent a packet to another destination since it was marked.
@@ -34,13 +41,15 @@ type NAT struct {
 // Equal says whether both are the same.
 func (n NAT) Equal(o NAT) bool {
 	return slices.Equal(n.Inside, o.Inside) && n.Mark == o.Mark && n.IPv4 == o.IPv4 && n.IPv6 == o.IPv6 &&
+		n.UnjudgedMark == o.UnjudgedMark && n.Services4 == o.Services4 && n.Services6 == o.Services6 && slices.Equal(n.Exits, o.Exits) &&
 		n.Address == o.Address && n.FirstPort == o.FirstPort && n.LastPort == o.LastPort && n.Interface == o.Interface
 }
 
-// NATNet is what natOutgoing has to say about a prefix.
+// NATNet is what natOutgoing has to say about a prefix, and whether services are there.
 type NATNet struct {
-	Source bool // what comes from there and goes outside is translated
-	Inside bool // nothing that goes there is
+	Source  bool // what comes from there and goes outside is translated
+	Inside  bool // nothing that goes there is
+	Service bool // the host's own rules lead what goes there elsewhere
 }
 
 // natSettings are FelixConfiguration's parameters for natOutgoing.
@@ -123,23 +132,28 @@ func parsePortRange(s string) (first, last uint16, err error) {
 	return uint16(a), uint16(b), nil
 }
 
-// mark is the bit for packets to translate: the lowest that Felix may use, whichever
-// of its two ways to filter it goes by, but for that of the programs.
-func (s *natSettings) mark() uint32 {
+// marks are the bits for packets to translate and for those that are not judged yet: the
+// lowest that Felix may use, whichever of its two ways to filter it goes by, but for that of
+// the programs. The second is 0 if there is only one.
+func (s *natSettings) marks() (translate, unjudged uint32) {
 	mask := s.iptablesMask & s.nftMask &^ forwardedMark
 	if mask == 0 {
 		mask = s.nftMask &^ forwardedMark
 	}
-	return 1 << bits.TrailingZeros32(mask)
+	translate = mask & -mask
+	mask &^= translate
+	return translate, mask & -mask
 }
 
-// computeNAT computes what natOutgoing asks for.
-func (c *Computer) computeNAT() {
+// computeNAT computes what natOutgoing asks for, and where services are.
+func (c *Computer) computeNAT(in Input) {
 	set := &c.settings.nat
-	if !c.stale.settings && !c.stale.pools && !(c.stale.nodes && set.excludeHosts) {
+	services := c.stale.bgp || !sameServices(in.Services, c.in.Services)
+	if !c.stale.settings && !c.stale.pools && !(c.stale.nodes && set.excludeHosts) && !services && !c.out.Changes.Local {
 		return
 	}
-	now := NAT{Mark: set.mark(), Address: set.address, FirstPort: set.firstPort, LastPort: set.lastPort, Interface: set.netInterface}
+	now := NAT{Address: set.address, FirstPort: set.firstPort, LastPort: set.lastPort, Interface: set.netInterface}
+	now.Mark, now.UnjudgedMark = set.marks()
 	nets := make(map[netip.Prefix]NATNet)
 	for _, p := range c.cluster.pools {
 		n := nets[p.prefix]
@@ -168,9 +182,64 @@ func (c *Computer) computeNAT() {
 		}
 	}
 	now.Inside = outermost(slices.Collect(maps.Keys(nets)))
+	if now.UnjudgedMark != 0 {
+		now.addServices(nets, serviceAddresses(in))
+	}
+	if now.Services4 || now.Services6 {
+		for _, l := range c.out.Dataplane.Uplinks {
+			now.Exits = append(now.Exits, l.Name)
+		}
+		for _, p := range c.settings.interfacePrefixes {
+			now.Exits = append(now.Exits, p+"+")
+		}
+		slices.Sort(now.Exits)
+	}
 	if !now.Equal(c.out.NAT) || !maps.Equal(nets, c.out.Dataplane.NATNets) {
-		c.out.NAT, c.out.Dataplane.NATNets, c.out.Dataplane.NATMark = now, nets, now.Mark
+		c.out.NAT, c.out.Dataplane.NATNets, c.out.Dataplane.NATMark, c.out.Dataplane.UnjudgedMark = now, nets, now.Mark, 0
+		if now.Services4 || now.Services6 {
+			c.out.Dataplane.UnjudgedMark = now.UnjudgedMark
+		}
 		c.out.Changes.Local = true
+	}
+}
+
+// serviceAddresses are the nets of services, and the single addresses of those that are known.
+func serviceAddresses(in Input) []netip.Prefix {
+	all, _ := in.Config.serviceCIDRs() // Compute says what is wrong with them
+	all = append(all, new(State).learnedElsewhere(in)...)
+	for _, s := range in.Services {
+		for _, a := range slices.Concat(s.ClusterIPs, s.ExternalIPs, s.BalancerIPs) {
+			all = append(all, single(a))
+		}
+	}
+	return outermost(all)
+}
+
+// serviceCIDRs are the nets of ServiceCIDRs that are any.
+func (c Config) serviceCIDRs() (nets []netip.Prefix, err error) {
+	for cidr := range strings.FieldsFuncSeq(c.ServiceCIDRs, func(r rune) bool { return r == ',' || r == ' ' }) {
+		p, bad := netip.ParsePrefix(cidr)
+		if bad != nil {
+			err = errors.Join(err, fmt.Errorf("CALICO_SERVICE_CIDRS: %w", bad))
+			continue
+		}
+		nets = append(nets, p.Masked())
+	}
+	return nets, err
+}
+
+// addServices notes that services are in these prefixes, none of which lies within another. For
+// natOutgoing they are what is around them.
+func (n *NAT) addServices(nets map[netip.Prefix]NATNet, services []netip.Prefix) {
+	for _, p := range services {
+		n.Services4, n.Services6 = n.Services4 || p.Addr().Is4(), n.Services6 || p.Addr().Is6()
+		net, ok := nets[p]
+		for bits := p.Bits() - 1; !ok && bits >= 0; bits-- {
+			around, _ := p.Addr().Prefix(bits)
+			net, ok = nets[around]
+		}
+		net.Service = true
+		nets[p] = net
 	}
 }
 
@@ -187,6 +256,10 @@ func outermost(prefixes []netip.Prefix) []netip.Prefix {
 }
 
 func (n NAT) String() string {
-	return fmt.Sprintf("mark %#x IPv4 %v IPv6 %v inside %v address %v ports %d-%d interface %q",
+	text := fmt.Sprintf("mark %#x IPv4 %v IPv6 %v inside %v address %v ports %d-%d interface %q",
 		n.Mark, n.IPv4, n.IPv6, n.Inside, n.Address, n.FirstPort, n.LastPort, n.Interface)
+	if n.Services4 || n.Services6 {
+		text += fmt.Sprintf(" services IPv4 %v IPv6 %v unjudged %#x exits %v", n.Services4, n.Services6, n.UnjudgedMark, n.Exits)
+	}
+	return text
 }

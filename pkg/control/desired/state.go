@@ -157,14 +157,16 @@ type Dataplane struct {
 	// are on, which need be no uplink; that on all interfaces under TunnelIndex, too.
 	HostEndpoints map[int]api.Key
 	Failsafe      map[FailsafePort]bool
-	// NATNets are the prefixes that natOutgoing has to do with. Of those within one another
-	// the longest says all. NATMark is NAT.Mark.
-	NATNets   map[netip.Prefix]NATNet
-	NATMark   uint32
-	VXLANPort uint16 // UDP
-	VXLANVNI  uint32
-	Tables    TableSizes
-	Policy    *policy.Tables
+	// NATNets are the prefixes that natOutgoing has to do with, and those of services. Of those
+	// within one another the longest says all. NATMark is NAT.Mark, UnjudgedMark
+	// NAT.UnjudgedMark if there are services.
+	NATNets      map[netip.Prefix]NATNet
+	NATMark      uint32
+	UnjudgedMark uint32
+	VXLANPort    uint16 // UDP
+	VXLANVNI     uint32
+	Tables       TableSizes
+	Policy       *policy.Tables
 }
 
 // TableSizes are the entries that tables have from the start; 0: as many as they are made

@@ -36,7 +36,7 @@ var update = flag.Bool("update", false, "write what was computed into testdata")
 //	etcd http://10.0.0.9:2379                   (or: etcd-listen)
 //	block 10.65.0.0/26 host:a 10.65.0.5=b       (5 is in use on node b)
 //	learn 10.9.0.0/24 10.0.1.9 10.0.1.8         (or: learning true)
-//	secret bgp/password=tea | cluster-ips 10.96.0.0/12
+//	secret bgp/password=tea | cluster-ips 10.96.0.0/12 | service-cidrs 10.96.0.0/12,fd96::/112
 //	service ns/name local balancer here4 cluster=10.96.0.1 external=10.8.0.1 lb=10.7.0.1
 //	delete Node b
 //	---
@@ -197,6 +197,8 @@ func directive(in *Input, f []string) error {
 		in.Secrets[SecretKey{secret, key}] = value
 	case "cluster-ips":
 		in.Config.AdvertiseClusterIPs = f[1]
+	case "service-cidrs":
+		in.Config.ServiceCIDRs = f[1]
 	case "service":
 		return service(in, f[1:])
 	case "delete":
@@ -353,7 +355,11 @@ func stateText(s *State) string {
 	if s.NAT.IPv4 || s.NAT.IPv6 || len(d.NATNets) > 0 {
 		line("nat %v", s.NAT)
 		for _, p := range slices.SortedFunc(maps.Keys(d.NATNets), netip.Prefix.Compare) {
-			line("nat net %v source %v inside %v", p, d.NATNets[p].Source, d.NATNets[p].Inside)
+			service := ""
+			if d.NATNets[p].Service {
+				service = " service"
+			}
+			line("nat net %v source %v inside %v%s", p, d.NATNets[p].Source, d.NATNets[p].Inside, service)
 		}
 	}
 	if s.NAT.Mark != d.NATMark || s.NAT.Mark == 0 {

@@ -1,5 +1,6 @@
 // Package nat has the kernel masquerade what workloads send out of pools with
-// natOutgoing: one nftables table per address family, which is ours alone. The BPF
+// natOutgoing, and hold back what they send to services until policy has judged where that
+// leads: one nftables table per address family, which is ours alone. The BPF
 // programs decide which packets these are, and mark them.
 package nat
 
@@ -72,13 +73,13 @@ func dial(namespace int) (*nftables.Conn, error) {
 	return conn, nil
 }
 
-// Ensure makes the tables of the families that have a pool with natOutgoing. It comes
-// before packets are marked.
+// Ensure makes the tables of the families that have a pool with natOutgoing, or services. It
+// comes before packets are marked.
 func (n *NAT) Ensure(_ context.Context, want *desired.State) error {
 	if n.active == nil || !n.last.Equal(want.NAT) {
 		n.last, n.active, n.pruned = want.NAT, make(map[family]content), false
-		for f, wanted := range map[nftables.TableFamily]bool{nftables.TableFamilyIPv4: want.NAT.IPv4, nftables.TableFamilyIPv6: want.NAT.IPv6} {
-			if wanted {
+		for _, f := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+			if translates(&want.NAT, f) || hasServices(&want.NAT, f) {
 				n.active[family(f)] = contentOf(&want.NAT, f)
 			}
 		}

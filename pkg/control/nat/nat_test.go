@@ -124,6 +124,34 @@ func TestTables(t *testing.T) {
 	}
 }
 `},
+		"services": {func(n *desired.NAT) {
+			*n = desired.NAT{Mark: 0x10000, UnjudgedMark: 0x20000, Services4: true, Exits: []string{"cali+", "eth0"}, IPv6: true}
+		}, `table ip calico-xdp {
+	chain forward {
+		type filter hook forward priority raw; policy accept;
+		meta mark & 0x00020000 == 0x00000000 return
+		oifname "cali*" return
+		oifname "eth0" return
+		drop
+	}
+
+	chain input {
+		type filter hook input priority raw; policy accept;
+		meta mark & 0x00020000 != 0x00000000 drop
+	}
+
+	chain postrouting {
+		type nat hook postrouting priority srcnat; policy accept;
+	}
+}
+table ip6 calico-xdp {
+	chain postrouting {
+		type nat hook postrouting priority srcnat; policy accept;
+		meta mark & 0x00010000 == 0x00000000 return
+		masquerade
+	}
+}
+`},
 		"an address and ports": {func(n *desired.NAT) {
 			*n = desired.NAT{
 				Mark: 0x20000, IPv4: true, FirstPort: 5000, LastPort: 6000, Interface: "eth0", Address: netip.MustParseAddr("10.0.0.9"),

@@ -18,16 +18,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	chainName = "postrouting"
-	setName   = "inside"
-)
+const setName = "inside"
 
 // content is what a table holds. Two that have the same text hold the same.
 type content struct {
-	text  string
+	text   string
+	chains []chain
+	set    []nftables.SetElement // begin and end of intervals; nil: no set
+}
+
+// chain is one with its rules.
+type chain struct {
+	nftables.Chain
 	rules [][]expr.Any
-	set   []nftables.SetElement // begin and end of intervals; nil: no set
+}
+
+// newChain is a chain without rules at a hook that it is named after.
+func newChain(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority) chain {
+	return chain{Chain: nftables.Chain{Name: name, Type: kind, Hooknum: hook, Priority: priority, Policy: new(nftables.ChainPolicyAccept)}}
 }
 
 // statusDNAT is conntrack's bit for a connection whose destination was translated
@@ -37,45 +45,83 @@ const statusDNAT = 1 << 5
 // contentOf is what a family's table is to hold; with nil, an empty chain.
 func contentOf(n *desired.NAT, f nftables.TableFamily) content {
 	var c content
-	if n != nil {
+	postrouting := newChain("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	if n != nil && translates(n, f) {
 		c.set = intervals(n.Inside, f == nftables.TableFamilyIPv6)
-		c.rules = rulesOf(n, f, c.set != nil)
+		postrouting.rules = rulesOf(n, f, c.set != nil)
 	}
-	chain := nftables.Chain{
-		Name: chainName, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting,
-		Priority: nftables.ChainPriorityNATSource, Policy: new(nftables.ChainPolicyAccept),
+	if n != nil && hasServices(n, f) {
+		c.chains = guards(n)
 	}
-	c.text = chainText(&chain, c.rules)
+	c.chains = append(c.chains, postrouting)
+	for _, chain := range c.chains {
+		c.text += chainText(&chain.Chain, chain.rules)
+	}
 	if c.set != nil {
 		c.text += setText(setOf(nil, f), c.set)
 	}
 	return c
 }
 
+func translates(n *desired.NAT, f nftables.TableFamily) bool {
+	return f == nftables.TableFamilyIPv4 && n.IPv4 || f == nftables.TableFamilyIPv6 && n.IPv6
+}
+
+func hasServices(n *desired.NAT, f nftables.TableFamily) bool {
+	return f == nftables.TableFamilyIPv4 && n.Services4 || f == nftables.TableFamilyIPv6 && n.Services6
+}
+
+// guards are chains, by name, that hold back a packet that no policy has judged, unless it goes
+// where one will. They come before other chains, which may change its mark.
+func guards(n *desired.NAT) []chain {
+	forward := newChain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityRaw)
+	input := newChain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityRaw)
+	mark := &expr.Meta{Key: expr.MetaKeyMARK, Register: reg}
+	forward.rules = append(forward.rules, append(hasBit(mark, n.UnjudgedMark, expr.CmpOpEq), leave()))
+	for _, name := range n.Exits {
+		forward.rules = append(forward.rules, append(isInterface(name, expr.CmpOpEq), leave()))
+	}
+	forward.rules = append(forward.rules, []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})
+	input.rules = [][]expr.Any{append(hasBit(mark, n.UnjudgedMark, expr.CmpOpNeq), &expr.Verdict{Kind: expr.VerdictDrop})}
+	return []chain{forward, input}
+}
+
+// Registers.
+const reg, reg2, reg3 = 1, 2, 3
+
+// hasBit compares one bit of a number with 0.
+func hasBit(key expr.Any, bit uint32, op expr.CmpOp) []expr.Any {
+	number := binaryutil.NativeEndian.PutUint32
+	return []expr.Any{
+		key,
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: number(bit), Xor: number(0)},
+		&expr.Cmp{Op: op, Register: reg, Data: number(0)},
+	}
+}
+
+// isInterface compares the name of the interface that the packet leaves through with one, or,
+// if that ends in +, with how names begin. Empty: all do.
+func isInterface(name string, op expr.CmpOp) []expr.Any {
+	name, all := strings.CutSuffix(name, "+")
+	data := []byte(name)
+	if !all {
+		data = append(data, make([]byte, unix.IFNAMSIZ-len(name))...)
+	}
+	if len(data) == 0 {
+		return nil
+	}
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg}, &expr.Cmp{Op: op, Register: reg, Data: data}}
+}
+
+func leave() expr.Any { return &expr.Verdict{Kind: expr.VerdictReturn} }
+
 // rulesOf are the chain's rules: what is not marked goes its way, as does what the host
 // has sent inside, after all; the rest is translated.
 func rulesOf(n *desired.NAT, f nftables.TableFamily, inside bool) [][]expr.Any {
-	const reg, reg2, reg3 = 1, 2, 3
-	number := binaryutil.NativeEndian.PutUint32
-	hasBit := func(key expr.Any, bit uint32, op expr.CmpOp) []expr.Any {
-		return []expr.Any{
-			key,
-			&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: number(bit), Xor: number(0)},
-			&expr.Cmp{Op: op, Register: reg, Data: number(0)},
-		}
-	}
-	leave := &expr.Verdict{Kind: expr.VerdictReturn}
-	rules := [][]expr.Any{append(hasBit(&expr.Meta{Key: expr.MetaKeyMARK, Register: reg}, n.Mark, expr.CmpOpEq), leave)}
+	rules := [][]expr.Any{append(hasBit(&expr.Meta{Key: expr.MetaKeyMARK, Register: reg}, n.Mark, expr.CmpOpEq), leave())}
 	if n.Interface != "" {
-		name, all := strings.CutSuffix(n.Interface, "+")
-		data := []byte(name)
-		if !all {
-			data = append(data, make([]byte, unix.IFNAMSIZ-len(name))...)
-		}
-		if len(data) > 0 {
-			rules = append(rules, []expr.Any{
-				&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg}, &expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: data}, leave,
-			})
+		if other := isInterface(n.Interface, expr.CmpOpNeq); other != nil {
+			rules = append(rules, append(other, leave()))
 		}
 	}
 	if inside {
@@ -86,7 +132,7 @@ func rulesOf(n *desired.NAT, f nftables.TableFamily, inside bool) [][]expr.Any {
 		rules = append(rules, append(
 			hasBit(&expr.Ct{Key: expr.CtKeySTATUS, Register: reg}, statusDNAT, expr.CmpOpNeq),
 			&expr.Payload{OperationType: expr.PayloadLoad, DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
-			&expr.Lookup{SourceRegister: reg, SetName: setName}, leave,
+			&expr.Lookup{SourceRegister: reg, SetName: setName}, leave(),
 		))
 	}
 	address := f == nftables.TableFamilyIPv4 && n.Address.IsValid()
@@ -202,6 +248,7 @@ func (t *tables) read(table *nftables.Table) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("chains: %w", err)
 	}
+	slices.SortStableFunc(chains, func(a, b *nftables.Chain) int { return strings.Compare(a.Name, b.Name) })
 	for _, c := range chains {
 		if c.Table.Name != tableName {
 			continue
@@ -288,22 +335,23 @@ func (t *tables) Put(f family, c content) error {
 			}
 		}
 	}
-	chain := t.conn.AddChain(&nftables.Chain{
-		Name: chainName, Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting,
-		Priority: nftables.ChainPriorityNATSource, Policy: new(nftables.ChainPolicyAccept),
-	})
 	var withPorts [][]expr.Any
-	for _, rule := range c.rules {
-		if masq, ok := rule[len(rule)-1].(*expr.Masq); ok && masq.ToPorts {
-			withPorts = append(withPorts, rule)
-			continue
+	var last *nftables.Chain // postrouting
+	for _, chain := range c.chains {
+		chain.Table = table
+		last = t.conn.AddChain(&chain.Chain)
+		for _, rule := range chain.rules {
+			if masq, ok := rule[len(rule)-1].(*expr.Masq); ok && masq.ToPorts {
+				withPorts = append(withPorts, rule)
+				continue
+			}
+			t.conn.AddRule(&nftables.Rule{Table: table, Chain: last, Exprs: rule})
 		}
-		t.conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: rule})
 	}
 	if err := t.conn.Flush(); err != nil || len(withPorts) == 0 {
 		return err
 	}
-	return t.insertBeforeLast(table, chain, withPorts)
+	return t.insertBeforeLast(table, last, withPorts)
 }
 
 // renew begins a batch in which the table is a new one.
