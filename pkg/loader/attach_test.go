@@ -422,3 +422,26 @@ func TestDetachFromWhatGoes(t *testing.T) {
 		}
 	}
 }
+
+// Where a driver takes no XDP program, as a bridge's, ours is before the stack instead.
+func TestXDPWithoutDriver(t *testing.T) {
+	w := newWire(t, false)
+	for _, command := range []string{"ip link add br0 type bridge", "ip link set eth0 master br0", "ip link set br0 up", "ip address del 10.0.0.1/24 dev eth0", "ip address add 10.0.0.1/24 dev br0"} {
+		w.MustRun(t, strings.Fields(command)...)
+	}
+	p := load(t, w.links)
+	a := Attachment{XDPNetwork, w.Link(t, "br0").Attrs().Index}
+	w.attach(t, p, a)
+	if text := w.MustRun(t, "ip", "link", "show", "dev", "br0"); !strings.Contains(text, "xdpgeneric") {
+		t.Errorf("no XDP program before the stack:\n%s", text)
+	}
+	if !testbed.Eventually(func() bool { received, _ := testbed.Ping(w.Namespace, w.address, 3); return received == 3 }) {
+		t.Error("nothing passes it")
+	}
+	if err := w.Do(func() error { return w.links.Detach(a) }); err != nil {
+		t.Error(err)
+	}
+	if text := w.MustRun(t, "ip", "link", "show", "dev", "br0"); strings.Contains(text, "xdp") {
+		t.Errorf("left:\n%s", text)
+	}
+}
