@@ -200,7 +200,7 @@ __noinline int encap_congestion(struct __sk_buff *skb, __u32 outer)
 /* Pops IPIP or VXLAN that another node sent to this one, and notes which. Everything
  * else is left alone: only nodes that we know may hand us a packet within a packet.
  */
-__noinline int encap_pop(struct __sk_buff *skb, struct packet *p)
+static __always_inline int encap_pop(struct __sk_buff *skb, struct packet *p)
 {
 	__u32 zero = 0, bytes = 0;
 	struct address from, to;

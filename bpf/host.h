@@ -33,6 +33,15 @@ static __always_inline struct host_endpoint *host_endpoint_at(__u32 via)
 	return bpf_map_lookup_elem(&host_endpoints, &index);
 }
 
+/* Whether failsafe may have anything for a port. */
+static __always_inline int failsafe_may_have(enum direction direction, __be16 port)
+{
+	__u32 bit = direction << 16 | bpf_ntohs(port), index = bit / 64;
+	__u64 *word = bpf_map_lookup_elem(&failsafe_ports, &index);
+
+	return !word || *word >> (bit & 63) & 1;
+}
+
 static __always_inline int failsafe_has(enum direction direction, __u8 protocol, __be16 port,
 					const struct address *other)
 {
@@ -41,10 +50,8 @@ static __always_inline int failsafe_has(enum direction direction, __u8 protocol,
 		__u32 port;
 		__u32 words[4];
 	} key = { .prefix_length = 32 + 128, .port = direction | protocol << 8 | (__u32)port << 16 };
-	__u32 bit = direction << 16 | bpf_ntohs(port), index = bit / 64;
-	__u64 *word = bpf_map_lookup_elem(&failsafe_ports, &index);
 
-	if (word && !(*word >> (bit & 63) & 1))
+	if (!failsafe_may_have(direction, port))
 		return 0;
 	__builtin_memcpy(key.words, other, sizeof(key.words));
 	return bpf_map_lookup_elem(&failsafe, &key) != 0;

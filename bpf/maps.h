@@ -199,6 +199,14 @@ struct {
 	__uint(max_entries, 4096);
 } host_endpoints SEC(".maps");
 
+/* Asked before host_endpoints, which has what is not here. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct xdp_ruleset);
+	__uint(max_entries, XDP_RULESETS);
+} xdp_rulesets SEC(".maps");
+
 /* Checked before any host endpoint policy, written for nothing but its own
  * configuration. The value says nothing.
  */

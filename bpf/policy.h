@@ -5,6 +5,7 @@
  *   word 0            number of rules | peer classes << 32
  *   word 1            port classes
  *   rules             one word each: action | next << 8 | number << 32   (enum rule_action)
+ *                     RULE_SOURCE_ONLY: its bit is set in all vectors but those of sources
  *   sources           one word per peer class
  *   destinations      one word per peer class
  *   source ports      one word per port class
@@ -38,7 +39,8 @@ struct classes {
 	__u16 destination_port;
 };
 
-__noinline int peer_class(const struct address *addr)
+/* The class of an address that the trie does not know. */
+__noinline int peer_class_else(const struct address *addr)
 {
 	struct {
 		__u32 prefix_length;
@@ -48,12 +50,6 @@ __noinline int peer_class(const struct address *addr)
 
 	if (!addr)
 		return 0;
-	if (address_is_ipv4(addr)) {
-		int known = trie_find(&class_nodes, address_ipv4(addr));
-
-		if (known >= 0)
-			return known;
-	}
 	prefix.prefix_length = 128;
 	prefix.words[0] = ((const __u32 *)addr)[0];
 	prefix.words[1] = ((const __u32 *)addr)[1];
@@ -64,6 +60,13 @@ __noinline int peer_class(const struct address *addr)
 		return *class;
 	class = bpf_map_lookup_elem(&net_classes, &prefix);
 	return class ? *class : 0;
+}
+
+static __always_inline int peer_class(const struct address *addr)
+{
+	int known = address_is_ipv4(addr) ? trie_find(&class_nodes, address_ipv4(addr)) : -1;
+
+	return known >= 0 ? known : peer_class_else(addr);
 }
 
 /* port is in host order; type << 8 | code for ICMP. */
@@ -137,6 +140,21 @@ static __always_inline __u32 lowest_bit(__u64 bits)
 #define RULE_ACTION(verdict) ((verdict) & 7)
 #define RULE_NUMBER(verdict) ((__u32)(verdict) >> 3)
 
+/* The verdict of a rule that decides, 0 for one that does not. */
+static __always_inline int rule_verdict(__u64 word)
+{
+	switch (word & 7) {
+	case RULE_PASS:
+	case RULE_LOG:
+		return 0;
+	case RULE_ALLOW:
+	case RULE_CONTINUE:
+		return (word & 7) | word >> 32 << 3;
+	default:
+		return RULE_DENY | word >> 32 << 3;
+	}
+}
+
 static __always_inline void evaluate_log(__u32 number)
 {
 	__u32 zero = 0;
@@ -152,7 +170,7 @@ static __always_inline int evaluate_rule(struct evaluation *e)
 	__u64 word = ruleset_word(e->rules + e->at + lowest_bit(e->bits));
 
 	e->bits &= e->bits - 1;
-	switch (word & 0xff) {
+	switch (word & 7) {
 	case RULE_PASS:
 		e->from = (__u32)word >> 8;
 		if (e->from >= e->at + 64)
@@ -163,19 +181,17 @@ static __always_inline int evaluate_rule(struct evaluation *e)
 	case RULE_LOG:
 		evaluate_log(word >> 32);
 		return 0;
-	case RULE_ALLOW:
-	case RULE_CONTINUE:
-		e->verdict = (word & 7) | word >> 32 << 3;
-		return 1;
 	default:
-		e->verdict = RULE_DENY | word >> 32 << 3;
+		e->verdict = rule_verdict(word);
 		return 1;
 	}
 }
 
-static long evaluate_step(__u32 i, struct evaluation *e)
+static long evaluate_step(__u32 i, struct search **searching)
 {
-	return !e->bits || evaluate_rule(e);
+	struct search *s = *searching;
+
+	return !s->e.bits || evaluate_rule(&s->e);
 }
 
 /* One step: a rule, or on to the next 64 rules, or on to the next block. */
@@ -226,7 +242,7 @@ static __always_inline int search_first(struct search *s)
 {
 #pragma clang loop unroll(disable)
 	for (__u32 block = 0; block < FIRST_BLOCKS; block++) {
-		__u64 all = ~0ULL, bits = ~0ULL, word, below;
+		__u64 all = ~0ULL, bits = ~0ULL, below;
 		__u32 at;
 
 		if (block * BLOCK_RULES >= s->rule_count)
@@ -244,14 +260,7 @@ static __always_inline int search_first(struct search *s)
 					     popcount(s->stored[d] & below));
 		if (!bits)
 			return 0;
-		word = ruleset_word(s->base + 2 + at + lowest_bit(bits));
-		switch (word & 0xff) {
-		case RULE_PASS:
-		case RULE_LOG:
-			return 0;
-		default:
-			return (word & 7) | word >> 32 << 3;
-		}
+		return rule_verdict(ruleset_word(s->base + 2 + at + lowest_bit(bits)));
 	}
 	return 0;
 }
@@ -263,50 +272,53 @@ static __always_inline int search_first(struct search *s)
  */
 __noinline int policy_evaluate(__u32 base, __u32 source, __u32 destination, __u32 ports)
 {
-	__u32 source_port = ports >> 16, destination_port = ports & 0xffff;
-	__u32 rule_count, peers, port_count, vectors, zero = 0;
-	__u64 header, words[DIMENSIONS];
+	__u32 rule_count, count, row, zero = 0;
+	__u64 header, word, bits = ~0ULL;
 	struct search *s;
 	int verdict;
 
-	if (!base)
+	s = bpf_map_lookup_elem(&searches, &zero);
+	if (!base || !s)
 		return RULE_DENY;
 	header = ruleset_word(base);
 	rule_count = header;
-	peers = header >> 32;
-	port_count = ruleset_word(base + 1);
-	if (source >= peers || destination >= peers || source_port >= port_count || destination_port >= port_count)
+	count = header >> 32;
+	row = base + 2 + rule_count;
+	if (source >= count || destination >= count)
 		return RULE_DENY;
-	vectors = base + 2 + rule_count;
-	words[0] = ruleset_word(vectors + source);
-	words[1] = ruleset_word(vectors + peers + destination);
-	words[2] = ruleset_word(vectors + 2 * peers + source_port);
-	words[3] = ruleset_word(vectors + 2 * peers + port_count + destination_port);
+	/* A class that no rule matches has no vector. */
+	for (int d = 0; d < DIMENSIONS; d++) {
+		if (d == 2) {
+			count = ruleset_word(base + 1);
+			if (ports >> 16 >= count || (ports & 0xffff) >= count)
+				return RULE_DENY;
+		}
+		word = ruleset_word(row + (d == 0 ? source : d == 1 ? destination : d == 2 ? ports >> 16 : ports & 0xffff));
+		if (!word)
+			return RULE_DENY;
+		bits &= word;
+		s->vectors[d] = base + word;
+		row += count;
+	}
 
 	if (rule_count <= 64) {
-		struct evaluation e = {
-			.bits = words[0] & words[1] & words[2] & words[3],
-			.rules = base + 2,
-			.verdict = RULE_DENY,
-		};
-
+		if (!bits)
+			return RULE_DENY;
 		/* Nearly always the first match decides; only Pass and Log go on. */
-		if (e.bits && !evaluate_rule(&e))
-			bpf_loop(64, evaluate_step, &e, 0);
-		return e.verdict;
+		verdict = rule_verdict(ruleset_word(base + 2 + lowest_bit(bits)));
+		if (verdict)
+			return verdict;
+		s->e.bits = bits;
+		s->e.rules = base + 2;
+		s->e.at = 0;
+		s->e.from = 0;
+		s->e.verdict = RULE_DENY;
+		bpf_loop(64, evaluate_step, &s, 0);
+		return s->e.verdict;
 	}
 
-	s = bpf_map_lookup_elem(&searches, &zero);
-	if (!s)
-		return RULE_DENY;
 	s->base = base;
 	s->rule_count = rule_count;
-	for (int d = 0; d < DIMENSIONS; d++) {
-		/* A class that no rule matches has no vector. */
-		if (!words[d])
-			return RULE_DENY;
-		s->vectors[d] = base + words[d];
-	}
 	verdict = search_first(s);
 	if (verdict)
 		return verdict;
@@ -318,6 +330,34 @@ __noinline int policy_evaluate(__u32 base, __u32 source, __u32 destination, __u3
 	s->block = 0;
 	bpf_loop(2 * MAX_RULES, search_step, &s, 0);
 	return s->e.verdict;
+}
+
+/* What a ruleset says of all packets from a source, whatever else they are: as
+ * policy_evaluate does, or 0 if that is not to be known by the source alone.
+ */
+static __always_inline int policy_of_source(__u32 base, __u32 source)
+{
+	__u64 header = ruleset_word(base), bits, stored, word;
+	__u32 rule_count = header, at = 0, vector;
+
+	if (!base || source >= header >> 32)
+		return 0;
+	bits = ruleset_word(base + 2 + rule_count + source);
+	if (rule_count > 64) {
+		if (!bits)
+			return 0;
+		vector = base + bits;
+		stored = ruleset_word(vector);
+		if (!stored)
+			return 0;
+		at = lowest_bit(stored) * 64;
+		bits = ruleset_word(base + ruleset_word(vector + 1));
+	}
+	if (!bits)
+		return 0;
+	/* The first rule that may match does. */
+	word = ruleset_word(base + 2 + at + lowest_bit(bits));
+	return word & RULE_SOURCE_ONLY ? rule_verdict(word) : 0;
 }
 
 #endif

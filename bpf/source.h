@@ -30,13 +30,10 @@ __noinline __u32 source_slot(__u32 ifindex, const struct address *addr)
 }
 
 /* Whether nothing that comes over a network has that source: nowhere, this host, a group
- * (RFC 1122, 3.2.1.3; RFC 4291, 2.5.2, 2.5.3, 2.7), or the node's own address.
+ * (RFC 1122, 3.2.1.3; RFC 4291, 2.5.2, 2.5.3, 2.7), or the node's own address. now may be 0.
  */
-static __always_inline int source_is_martian(const struct address *addr)
+static __always_inline int source_is_martian(const struct address *addr, const struct settings *now)
 {
-	__u32 zero = 0;
-	struct settings *now = bpf_map_lookup_elem(&settings, &zero);
-
 	if (address_is_ipv4(addr)) {
 		__u32 ipv4 = bpf_ntohl(address_ipv4(addr)), first = ipv4 >> 24;
 
@@ -88,7 +85,8 @@ __noinline int source_check(struct __sk_buff *skb, const struct packet *p, __u32
 		return DROP_MALFORMED;
 	if (source_load(skb, p, &source))
 		return DROP_MALFORMED;
-	if (source_is_martian(&source))
+	now = bpf_map_lookup_elem(&settings, &zero);
+	if (source_is_martian(&source, now))
 		return p->link_wide && source_is_none(&source) ? 0 : DROP_MARTIAN;
 	if (how & SOURCE_STATIC || p->link_wide || address_is_link_local(&source))
 		return 0;
@@ -106,7 +104,6 @@ __noinline int source_check(struct __sk_buff *skb, const struct packet *p, __u32
 			return DROP_MARTIAN;
 		}
 	}
-	now = bpf_map_lookup_elem(&settings, &zero);
 	mode = now ? now->rpf : RPF_DISABLED;
 	if (mode == RPF_DISABLED)
 		return 0;

@@ -36,21 +36,25 @@ static __always_inline int place_of(const struct address *addr)
 	return address_is_ipv4(addr) ? trie_find(&place_nodes, address_ipv4(addr)) : -1;
 }
 
-/* enum place of an address. */
-__noinline int place_at(const struct address *addr)
+/* enum place of an address that the trie does not know. */
+__noinline int place_else(const struct address *addr)
 {
 	struct address key;
 	__u32 *slot;
-	int place;
 
 	if (!addr)
 		return PLACE_ROUTE;
-	place = place_of(addr);
-	if (place >= 0)
-		return place;
 	address_copy(&key, addr); /* see there */
 	slot = bpf_map_lookup_elem(&workloads, &key);
 	return slot ? PLACE_WORKLOAD + *slot : PLACE_ROUTE;
+}
+
+/* enum place of an address. */
+static __always_inline int place_at(const struct address *addr)
+{
+	int place = place_of(addr);
+
+	return place >= 0 ? place : place_else(addr);
 }
 
 /* The slot of the workload at a place, 0 if there is none. */

@@ -108,6 +108,17 @@ struct host_endpoint {
 	__u32 pad;
 };
 
+/* What xdp_network asks on an interface: the untracked ingress ruleset of its host endpoint
+ * once more, in the place that the interface's number leads to. The kernel writes it in one
+ * piece or, where another interface had the place, after zeroes.
+ */
+struct xdp_ruleset {
+	__u32 ifindex;		/* 0: of none */
+	__u32 base;		/* as in struct host_endpoint */
+};
+
+#define XDP_RULESETS 1024 /* places: by ifindex modulo this */
+
 enum direction {
 	DIRECTION_INGRESS,
 	DIRECTION_EGRESS,
@@ -305,6 +316,7 @@ enum rule_action {
 	RULE_PASS = 3,		/* go on at rule `next` */
 	RULE_LOG = 4,		/* go on with the next rule */
 	RULE_CONTINUE = 5,	/* go on with the next stage of the host endpoint */
+	RULE_SOURCE_ONLY = 128,	/* added: the rule asks for nothing but the source */
 };
 
 /* A rule's number says where it comes from. Rulesets that have the same rule of the

@@ -11,7 +11,7 @@
 #include "verdict.h"
 
 /* Whether the packet's source is one that no network has. */
-static __always_inline int from_nowhere(void *data, void *end, __be16 ethertype)
+static __always_inline int from_nowhere(void *data, void *end, __be16 ethertype, const struct settings *now)
 {
 	struct address source, destination;
 
@@ -36,22 +36,62 @@ static __always_inline int from_nowhere(void *data, void *end, __be16 ethertype)
 	} else {
 		return 0;
 	}
-	return source_is_martian(&source);
+	return source_is_martian(&source, now);
 }
 
-static __always_inline enum reason decide_xdp(struct xdp_md *ctx, struct packet *p, __u32 length)
+/* What the untracked policy of the interface says, if nothing but a few tables has to be
+ * asked: a plain TCP or UDP packet over IPv4 to ports that are not failsafe, from a source of
+ * which the ruleset says the same whatever else a packet is. A flood is best of such, and
+ * calls cost more here than all else. -1 if that is not so: decide_in_full says the same.
+ */
+static __always_inline int decide_by_source(void *data, void *end, __u32 ifindex, const struct settings *now)
 {
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	struct ethhdr *eth = data;
-	enum parsed parsed;
+	__u32 place = ifindex % XDP_RULESETS;
+	struct iphdr *ip = data + ETH_HLEN;
+	__be16 *ports = (void *)(ip + 1);
+	struct xdp_ruleset *ruleset;
+	__u32 length;
+	int class;
 
-	if ((void *)(eth + 1) > end)
+	if ((void *)(ports + 2) > end || ip->version != 4 || ip->ihl != 5 ||
+	    ip->frag_off & bpf_htons(IP_OFFSET_MASK | IP_MORE_FRAGMENTS))
+		return -1;
+	length = bpf_ntohs(ip->tot_len);
+	if (length > end - data - ETH_HLEN || length < sizeof(*ip) + 4)
+		return -1;
+	if (ip->protocol == IPPROTO_TCP) {
+		if (length < sizeof(*ip) + sizeof(struct tcphdr))
+			return -1;
+	} else if (ip->protocol != IPPROTO_UDP || ports[1] == now->vxlan_port) {
+		return -1;
+	}
+	ruleset = bpf_map_lookup_elem(&xdp_rulesets, &place);
+	if (!ruleset || ruleset->ifindex != ifindex)
+		return -1;
+	class = trie_find(&class_nodes, ip->saddr);
+	if (class < 0)
+		return -1;
+	switch (RULE_ACTION(policy_of_source(ruleset->base, class))) {
+	case RULE_ALLOW:
+	case RULE_CONTINUE:
 		return PASS_NOT_OURS;
-	if (from_nowhere(data, end, eth->h_proto))
-		return DROP_MARTIAN;
-	if (!(host_policies() & HOST_POLICY_UNTRACKED))
-		return PASS_NOT_OURS;
-	parsed = packet_headers(data, end, length, eth->h_proto, p);
+	case RULE_DENY:
+		break;
+	default:
+		return -1;
+	}
+	/* Whose denial it is would have to be told. */
+	if (now->events & EVENT_DROP || failsafe_may_have(DIRECTION_INGRESS, ports[1]) ||
+	    failsafe_may_have(DIRECTION_EGRESS, ports[0]))
+		return -1;
+	return DROP_UNTRACKED;
+}
+
+static __always_inline enum reason decide_in_full(struct xdp_md *ctx, void *data, void *end, struct packet *p,
+						  __u32 length, __be16 ethertype)
+{
+	enum parsed parsed = packet_headers(data, end, length, ethertype, p);
+
 	if (parsed != PARSED_IP && (parsed != PARSED_MULTICAST || !p->key.protocol))
 		return PASS_NOT_OURS;
 	switch (host_untracked(p, ctx->ingress_ifindex, DIRECTION_INGRESS)) {
@@ -63,13 +103,48 @@ static __always_inline enum reason decide_xdp(struct xdp_md *ctx, struct packet 
 	}
 }
 
+/* The frame's length. Only of what is not all in one piece the kernel has to be asked. */
+static __always_inline __u32 frame_length(struct xdp_md *ctx, void *data, void *end, __be16 ethertype)
+{
+	struct iphdr *ip = data + ETH_HLEN;
+
+	if (ethertype == bpf_htons(ETH_P_IP) && (void *)(ip + 1) <= end && ip->tot_len &&
+	    bpf_ntohs(ip->tot_len) <= end - data - ETH_HLEN)
+		return end - data;
+	return bpf_xdp_get_buff_len(ctx);
+}
+
+static __always_inline enum reason decide_xdp(struct xdp_md *ctx, struct packet *p, __u32 *length)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	struct settings *now;
+	__u32 zero = 0;
+	int reason;
+
+	now = bpf_map_lookup_elem(&settings, &zero);
+	if (!now || (void *)(eth + 1) > end)
+		return PASS_NOT_OURS;
+	*length = frame_length(ctx, data, end, eth->h_proto);
+	if (from_nowhere(data, end, eth->h_proto, now))
+		return DROP_MARTIAN;
+	if (!(now->host_policy & HOST_POLICY_UNTRACKED))
+		return PASS_NOT_OURS;
+	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
+		reason = decide_by_source(data, end, ctx->ingress_ifindex, now);
+		if (reason >= 0)
+			return reason;
+	}
+	return decide_in_full(ctx, data, end, p, *length, eth->h_proto);
+}
+
 /* Frags-aware: a plain XDP program would take TSO and large MTUs away from a veth. */
 SEC("xdp.frags")
 int xdp_network(struct xdp_md *ctx)
 {
 	struct packet p = {};
-	__u32 length = bpf_xdp_get_buff_len(ctx);
-	enum reason reason = decide_xdp(ctx, &p, length);
+	__u32 length = 0;
+	enum reason reason = decide_xdp(ctx, &p, &length);
 
 	return finish(HOOK_XDP_NETWORK, reason, &p, ctx->ingress_ifindex, length, 0) == TC_ACT_SHOT ? XDP_DROP : XDP_PASS;
 }

@@ -46,6 +46,7 @@ const (
 	sweepMapSearches         = "searches"
 	sweepMapSettings         = "settings"
 	sweepMapWorkloads        = "workloads"
+	sweepMapXdpRulesets      = "xdp_rulesets"
 	sweepProgAddCounts       = "add_counts"
 	sweepProgSweepFlows      = "sweep_flows"
 	sweepVarFlowsKept        = "flows_kept"
@@ -139,6 +140,7 @@ type sweepMapSpecs struct {
 	Searches       *ebpf.MapSpec `ebpf:"searches"`
 	Settings       *ebpf.MapSpec `ebpf:"settings"`
 	Workloads      *ebpf.MapSpec `ebpf:"workloads"`
+	XdpRulesets    *ebpf.MapSpec `ebpf:"xdp_rulesets"`
 }
 
 // sweepVariableSpecs contains global variables before they are loaded into the kernel.
@@ -206,6 +208,7 @@ type sweepMaps struct {
 	Searches       *ebpf.Map `ebpf:"searches"`
 	Settings       *ebpf.Map `ebpf:"settings"`
 	Workloads      *ebpf.Map `ebpf:"workloads"`
+	XdpRulesets    *ebpf.Map `ebpf:"xdp_rulesets"`
 }
 
 func (m *sweepMaps) Close() error {
@@ -240,6 +243,7 @@ func (m *sweepMaps) Close() error {
 		m.Searches,
 		m.Settings,
 		m.Workloads,
+		m.XdpRulesets,
 	)
 }
 

@@ -46,6 +46,7 @@ const (
 	tcMapSearches       = "searches"
 	tcMapSettings       = "settings"
 	tcMapWorkloads      = "workloads"
+	tcMapXdpRulesets    = "xdp_rulesets"
 	tcProgExplain       = "explain"
 	tcProgFromNetwork   = "from_network"
 	tcProgFromWorkload  = "from_workload"
@@ -136,6 +137,7 @@ type tcMapSpecs struct {
 	Searches       *ebpf.MapSpec `ebpf:"searches"`
 	Settings       *ebpf.MapSpec `ebpf:"settings"`
 	Workloads      *ebpf.MapSpec `ebpf:"workloads"`
+	XdpRulesets    *ebpf.MapSpec `ebpf:"xdp_rulesets"`
 }
 
 // tcVariableSpecs contains global variables before they are loaded into the kernel.
@@ -194,6 +196,7 @@ type tcMaps struct {
 	Searches       *ebpf.Map `ebpf:"searches"`
 	Settings       *ebpf.Map `ebpf:"settings"`
 	Workloads      *ebpf.Map `ebpf:"workloads"`
+	XdpRulesets    *ebpf.Map `ebpf:"xdp_rulesets"`
 }
 
 func (m *tcMaps) Close() error {
@@ -228,6 +231,7 @@ func (m *tcMaps) Close() error {
 		m.Searches,
 		m.Settings,
 		m.Workloads,
+		m.XdpRulesets,
 	)
 }
 

@@ -46,6 +46,7 @@ const (
 	xdpMapSearches       = "searches"
 	xdpMapSettings       = "settings"
 	xdpMapWorkloads      = "workloads"
+	xdpMapXdpRulesets    = "xdp_rulesets"
 	xdpProgXdpNetwork    = "xdp_network"
 )
 
@@ -128,6 +129,7 @@ type xdpMapSpecs struct {
 	Searches       *ebpf.MapSpec `ebpf:"searches"`
 	Settings       *ebpf.MapSpec `ebpf:"settings"`
 	Workloads      *ebpf.MapSpec `ebpf:"workloads"`
+	XdpRulesets    *ebpf.MapSpec `ebpf:"xdp_rulesets"`
 }
 
 // xdpVariableSpecs contains global variables before they are loaded into the kernel.
@@ -186,6 +188,7 @@ type xdpMaps struct {
 	Searches       *ebpf.Map `ebpf:"searches"`
 	Settings       *ebpf.Map `ebpf:"settings"`
 	Workloads      *ebpf.Map `ebpf:"workloads"`
+	XdpRulesets    *ebpf.Map `ebpf:"xdp_rulesets"`
 }
 
 func (m *xdpMaps) Close() error {
@@ -220,6 +223,7 @@ func (m *xdpMaps) Close() error {
 		m.Searches,
 		m.Settings,
 		m.Workloads,
+		m.XdpRulesets,
 	)
 }
 

@@ -39,6 +39,7 @@ type (
 	Route        = bpfRoute
 	Settings     = bpfSettings
 	SourceKey    = bpfSourceKey
+	XDPRuleset   = bpfXdpRuleset
 	Hook         = bpfHook
 	Reason       = bpfReason
 	Forward      = bpfForward
@@ -96,6 +97,8 @@ const (
 	RuleLog      = bpfRuleActionRULE_LOG
 	RuleContinue = bpfRuleActionRULE_CONTINUE
 
+	RuleSourceOnly = bpfRuleActionRULE_SOURCE_ONLY
+
 	HostPolicyTracked   = bpfHostPolicyHOST_POLICY_TRACKED
 	HostPolicyUntracked = bpfHostPolicyHOST_POLICY_UNTRACKED
 
@@ -145,6 +148,7 @@ type Maps struct {
 	// AllowedSources has the slots of workloads that may send from these addresses.
 	AllowedSources Table[SourceKey, uint32]
 	FailsafePorts  Table[uint32, uint64]
+	XDPRulesets    Table[uint32, XDPRuleset]
 	RuleNames      Table[uint32, RuleName]
 	RuleCounters   RuleCounters
 	Explanations   Table[uint32, Explanation]
@@ -222,6 +226,7 @@ func OpenWith(dir string, o Options) (*Maps, error) {
 	m.RuleNames = tableOf[uint32, RuleName](m, bpfMapRuleNames)
 	m.RuleCounters = newRuleCounters(m.all[bpfMapRuleCounters])
 	m.FailsafePorts = fixedTable[uint32, uint64](m, bpfMapFailsafePorts)
+	m.XDPRulesets = fixedTable[uint32, XDPRuleset](m, bpfMapXdpRulesets)
 	m.Settings = fixedTable[uint32, Settings](m, bpfMapSettings)
 	m.NewFlows = fixedTable[FlowKey, Flow](m, bpfMapNewFlows)
 	m.Fragments = fixedTable[FragmentKey, Fragment](m, bpfMapFragments)

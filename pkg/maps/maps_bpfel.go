@@ -361,11 +361,12 @@ const (
 type bpfRuleAction uint32
 
 const (
-	bpfRuleActionRULE_DENY     bpfRuleAction = 1
-	bpfRuleActionRULE_ALLOW    bpfRuleAction = 2
-	bpfRuleActionRULE_PASS     bpfRuleAction = 3
-	bpfRuleActionRULE_LOG      bpfRuleAction = 4
-	bpfRuleActionRULE_CONTINUE bpfRuleAction = 5
+	bpfRuleActionRULE_DENY        bpfRuleAction = 1
+	bpfRuleActionRULE_ALLOW       bpfRuleAction = 2
+	bpfRuleActionRULE_PASS        bpfRuleAction = 3
+	bpfRuleActionRULE_LOG         bpfRuleAction = 4
+	bpfRuleActionRULE_CONTINUE    bpfRuleAction = 5
+	bpfRuleActionRULE_SOURCE_ONLY bpfRuleAction = 128
 )
 
 type bpfRuleName struct {
@@ -451,6 +452,12 @@ const (
 	bpfWorkloadTunnelWORKLOAD_VXLAN bpfWorkloadTunnel = 2
 )
 
+type bpfXdpRuleset struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Base    uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -485,6 +492,7 @@ const (
 	bpfMapSearches            = "searches"
 	bpfMapSettings            = "settings"
 	bpfMapWorkloads           = "workloads"
+	bpfMapXdpRulesets         = "xdp_rulesets"
 	bpfVarDirectionNames      = "direction_names"
 	bpfVarEndpointFlagNames   = "endpoint_flag_names"
 	bpfVarEventKindNames      = "event_kind_names"
@@ -584,6 +592,7 @@ type bpfMapSpecs struct {
 	Searches       *ebpf.MapSpec `ebpf:"searches"`
 	Settings       *ebpf.MapSpec `ebpf:"settings"`
 	Workloads      *ebpf.MapSpec `ebpf:"workloads"`
+	XdpRulesets    *ebpf.MapSpec `ebpf:"xdp_rulesets"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -661,6 +670,7 @@ type bpfMaps struct {
 	Searches       *ebpf.Map `ebpf:"searches"`
 	Settings       *ebpf.Map `ebpf:"settings"`
 	Workloads      *ebpf.Map `ebpf:"workloads"`
+	XdpRulesets    *ebpf.Map `ebpf:"xdp_rulesets"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -695,6 +705,7 @@ func (m *bpfMaps) Close() error {
 		m.Searches,
 		m.Settings,
 		m.Workloads,
+		m.XdpRulesets,
 	)
 }
 

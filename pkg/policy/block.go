@@ -123,11 +123,11 @@ func (b *block) runIn(tier string) *Run {
 	b.run = &Run{ID: b.list.ruleID(tier), Rules: make([]RunRule, 0, b.clauses)}
 	b.run.ID.Index = 0
 	if b.closed {
-		b.run.Rules = append(b.run.Rules, RunRule{Deny, -1})
+		b.run.Rules = append(b.run.Rules, RunRule{Deny, true, -1})
 	}
 	for i, r := range b.rules {
 		for k := range r.clauses {
-			b.run.Rules = append(b.run.Rules, RunRule{r.clauses[k].action, int32(b.list.number(i))})
+			b.run.Rules = append(b.run.Rules, RunRule{r.clauses[k].action, r.clauses[k].sourceOnly(), int32(b.list.number(i))})
 		}
 	}
 	return b.run

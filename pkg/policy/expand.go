@@ -20,6 +20,10 @@ type clause struct {
 	terms  [parts]*term
 }
 
+func (k *clause) sourceOnly() bool {
+	return k.terms[destination] == nil && k.terms[sourcePorts] == nil && k.terms[destinationPorts] == nil
+}
+
 // cell is one case of one side of a rule: some ports, and what is asked of the
 // address then.
 type cell struct {

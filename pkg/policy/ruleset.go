@@ -196,7 +196,7 @@ func (r *ruleset) add(run *Run, pieces *[parts]termPiece) {
 
 // addOne puts a rule that asks for nothing behind those that there are.
 func (r *ruleset) addOne(a Action, id RuleID) {
-	run := &Run{ID: id, Rules: []RunRule{{a, int32(id.Index)}}}
+	run := &Run{ID: id, Rules: []RunRule{{a, true, int32(id.Index)}}}
 	run.ID.Index = 0
 	nothing := newTermPiece([]*term{nil})
 	r.add(run, &[parts]termPiece{nothing, nothing, nothing, nothing})

@@ -207,7 +207,10 @@ type Run struct {
 // RunRule is one rule of a run.
 type RunRule struct {
 	Action Action
-	Index  int32 // of its id
+	// SourceOnly says that the rule asks for nothing but the source's address: whatever
+	// else there is of a packet matches, and so it does in classes to come.
+	SourceOnly bool
+	Index      int32 // of its id
 }
 
 // Len is how many rules the ruleset has.

@@ -34,7 +34,7 @@ func (d *Dataplane) Collect(out chan<- prometheus.Metric) {
 	}
 	d.collectTables(out)
 	for name, t := range map[string]interface{ Drift() reconcile.Drift }{"workloads": d.workloads, "routes": d.routes, "peers": d.peers, "settings": d.listening.settings,
-		"host_endpoints": d.hosts, "failsafe": d.failsafe, "failsafe_ports": d.ports, "nat_nets": d.natNets, "allowed_sources": d.sources} {
+		"host_endpoints": d.hosts, "xdp_rulesets": d.early, "failsafe": d.failsafe, "failsafe_ports": d.ports, "nat_nets": d.natNets, "allowed_sources": d.sources} {
 		drift := t.Drift()
 		out <- prometheus.MustNewConstMetric(driftDesc, prometheus.CounterValue, float64(drift.Added+drift.Removed+drift.Changed), name)
 	}

@@ -54,6 +54,7 @@ type Dataplane struct {
 	listening  *listening // and the settings
 	explaining sync.Mutex // one question at a time
 	hosts      *reconcile.Tracked[uint32, kernel.HostEndpoint]
+	early      *reconcile.Tracked[uint32, kernel.XDPRuleset] // what hosts have for XDP
 	failsafe   *reconcile.Tracked[kernel.FailsafeKey, uint32]
 	sources    *sources
 	natNets    *reconcile.Tracked[kernel.Prefix, uint32]
@@ -97,13 +98,14 @@ func New(o Options, log *slog.Logger) (*Dataplane, error) {
 func (d *Dataplane) open(k *kernel.Maps, programs *loader.Programs) {
 	d.kernel, d.programs, d.growth = k, programs, newGrowth(d.options)
 	d.endpoints = newEndpoints(d.kernel.Endpoints)
-	d.classifier = newClassifier(d.kernel, records{d.endpoints, d.kernel.HostEndpoints}, d.log)
+	d.classifier = newClassifier(d.kernel, records{d.endpoints, d.kernel.HostEndpoints, d.kernel.XDPRulesets}, d.log)
 	d.places = newPlaces(d.kernel, d.log)
 	d.workloads = track(d, "workloads", workloadTable{d.kernel.Workloads, d.places})
 	d.routes = track(d, "routes", routeTable{d.kernel.Routes, d.places})
 	d.peers = track(d, "peers", d.kernel.Peers)
 	d.listening = newListening(d.kernel.Settings, d.log)
 	d.hosts = track(d, "host endpoints", d.kernel.HostEndpoints)
+	d.early = track(d, "XDP rulesets", earlyTable{d.kernel.XDPRulesets})
 	d.failsafe = track(d, "failsafe", d.kernel.Failsafe)
 	d.ports = track(d, "failsafe ports", d.kernel.FailsafePorts)
 	d.natNets = track(d, "nat_nets", d.kernel.NATNets)
@@ -153,6 +155,7 @@ func (d *Dataplane) Resync() {
 	d.peers.Resync()
 	d.listening.resync()
 	d.hosts.Resync()
+	d.early.Resync()
 	d.failsafe.Resync()
 	d.ports.Resync()
 	d.natNets.Resync()
@@ -229,7 +232,8 @@ func (d *Dataplane) Ensure(_ context.Context, want *desired.State) error {
 	rulesets, err := d.classifier.ensure(w.Policy, now)
 	placed := note("policy", err)
 	d.endpoints.ensure(w, rulesets, failing)
-	placed = note("host endpoints", d.hosts.Ensure(hostEndpointsOf(w, rulesets, failing))) && placed
+	hosts := hostEndpointsOf(w, rulesets, failing)
+	placed = note("host endpoints", errors.Join(d.hosts.Ensure(hosts), d.early.Ensure(d.earlyOf(hosts)))) && placed
 	settled, err := d.classifier.settle()
 	if note("policy", err); settled {
 		note("endpoints", d.endpoints.judgeAgain(rulesets.touched))

@@ -97,6 +97,13 @@ var drifts = []drift{
 		return k.HostEndpoints.Put(200, one.hosts)
 	}},
 	{"tunnels' host endpoint removed", func(k *kernel.Maps, _ entries) error { return k.HostEndpoints.Delete(0) }},
+	{"XDP ruleset added", func(k *kernel.Maps, one entries) error {
+		return k.XDPRulesets.Put(777, kernel.XDPRuleset{Ifindex: 777, Base: one.hosts.Ingress})
+	}},
+	{"XDP ruleset removed", func(k *kernel.Maps, _ entries) error { return k.XDPRulesets.Delete(200) }},
+	{"XDP ruleset changed", func(k *kernel.Maps, one entries) error {
+		return k.XDPRulesets.Put(200, kernel.XDPRuleset{Ifindex: 200, Base: one.hosts.Ingress})
+	}},
 	{"failsafe added", func(k *kernel.Maps, one entries) error {
 		one.failsafe.Port++
 		return k.Failsafe.Put(one.failsafe, 1)

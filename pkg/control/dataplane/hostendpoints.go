@@ -3,7 +3,9 @@ package dataplane
 import (
 	"cmp"
 	"errors"
+	"maps"
 	"math"
+	"slices"
 
 	"calico-xdp/pkg/api"
 	"calico-xdp/pkg/control/desired"
@@ -122,5 +124,34 @@ func (d *Dataplane) pruneHostEndpoints(w *desired.Dataplane) error {
 	for ifindex := range w.HostEndpoints {
 		stay[uint32(ifindex)] = kernel.HostEndpoint{} // only keys matter
 	}
-	return d.hosts.Prune(stay)
+	return errors.Join(d.early.Prune(d.earlyOf(stay)), d.hosts.Prune(stay))
+}
+
+// earlyOf are the wanted places of xdp_rulesets. Of two interfaces that share one the first
+// has it; the other's ruleset is found in its host endpoint.
+func (d *Dataplane) earlyOf(hosts map[uint32]kernel.HostEndpoint) map[uint32]kernel.XDPRuleset {
+	out := make(map[uint32]kernel.XDPRuleset, len(hosts))
+	places := uint32(d.kernel.XDPRulesets.Capacity())
+	for _, ifindex := range slices.Sorted(maps.Keys(hosts)) {
+		if _, taken := out[ifindex%places]; !taken && int(ifindex) != desired.TunnelIndex {
+			out[ifindex%places] = kernel.XDPRuleset{Ifindex: ifindex, Base: hosts[ifindex].UntrackedIngress}
+		}
+	}
+	return out
+}
+
+// earlyTable is xdp_rulesets. No program meets one interface with the ruleset of another.
+type earlyTable struct {
+	kernel.Table[uint32, kernel.XDPRuleset]
+}
+
+func (t earlyTable) Put(place uint32, r kernel.XDPRuleset) error {
+	was, _, err := t.Get(place)
+	if err == nil && was.Ifindex != r.Ifindex {
+		err = t.Delete(place)
+	}
+	if err != nil {
+		return err
+	}
+	return t.Table.Put(place, r)
 }

@@ -12,12 +12,19 @@ import (
 type records struct {
 	endpoints *endpoints
 	hosts     kernel.Table[uint32, kernel.HostEndpoint]
+	early     kernel.Table[uint32, kernel.XDPRuleset] // some of hosts once more
 }
 
 // rulesets are those that records refer to.
 func (r records) rulesets() ([]uint32, error) {
 	ofHosts, err := hostRulesets(r.hosts)
-	return append(r.endpoints.used(), ofHosts...), err
+	early, err2 := r.early.Load()
+	for _, record := range early {
+		if record.Base != 0 && record.Base != denyAll {
+			ofHosts = append(ofHosts, record.Base)
+		}
+	}
+	return append(r.endpoints.used(), ofHosts...), errors.Join(err, err2)
 }
 
 // move has them refer to other rulesets: those that say the same at another place, or 0
@@ -41,7 +48,18 @@ func (r records) move(to map[uint32]uint32) error {
 			errs = append(errs, r.hosts.Put(ifindex, record))
 		}
 	}
-	return errors.Join(append(errs, err)...)
+	early, err2 := r.early.Load()
+	for place, record := range early {
+		base, ok := to[record.Base]
+		if !ok || record.Base == 0 {
+			continue
+		}
+		if record.Base = base; base == 0 {
+			record.Base = denyAll
+		}
+		errs = append(errs, r.early.Put(place, record))
+	}
+	return errors.Join(append(errs, err, err2)...)
 }
 
 // move is that of records. An endpoint that is closed has its flows judged again.

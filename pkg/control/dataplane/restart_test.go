@@ -60,6 +60,7 @@ func snapshotWith(t testing.TB, d *Dataplane, generations uint32) map[string]str
 	lines(t, out, "host endpoint", k.HostEndpoints)
 	lines(t, out, "failsafe", k.Failsafe)
 	lines(t, out, "failsafe ports", k.FailsafePorts)
+	lines(t, out, "XDP rulesets", k.XDPRulesets)
 	for name, nodes := range map[string]*kernel.TrieNodes{"class": k.ClassNodes, "place": k.PlaceNodes} {
 		for at, value := range trieNumbers(t, nodes) {
 			out[name+" from "+at] = fmt.Sprint(value)

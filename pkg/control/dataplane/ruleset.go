@@ -156,6 +156,9 @@ func ruleWord(p *policy.Part, rule policy.RunRule, number uint32) uint64 {
 	if rule.Action == policy.Pass {
 		word |= uint64(uint16(p.Next)) << 8
 	}
+	if rule.SourceOnly {
+		word |= uint64(kernel.RuleSourceOnly)
+	}
 	return word
 }
 
