@@ -66,7 +66,7 @@ PERF_OUT = bin/perf
 perf: setup-perf root ## what it costs, beside its peers: all of it, some minutes; report in bin/perf
 	$(GO) run ./perf --out $(PERF_OUT)
 
-perf-quick: setup-perf root ## the same in less than a minute
+perf-quick: setup-perf root ## the same in less than 50 seconds
 	$(GO) run ./perf --quick --out $(PERF_OUT)-quick
 
 perf-gate: setup-perf root ## fail if a path is slower than perf/baseline.json allows

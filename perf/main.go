@@ -74,7 +74,7 @@ func parse(args []string) (options, error) {
 		io.WriteString(f.Output(), usage)
 		f.PrintDefaults()
 	}
-	f.BoolVar(&o.quick, "quick", false, "fewer scenarios and shorter: less than a minute")
+	f.BoolVar(&o.quick, "quick", false, "fewer scenarios and shorter: less than 50 seconds")
 	part := f.String("part", "", "measure only these `parts`: some of "+strings.Join(parts(), ","))
 	f.StringVar(&o.format, "o", "table", "`format` of the results on standard output: table, json or markdown")
 	only := f.String("only", "", "measure only the scenarios whose names match this `regexp`; what --quick leaves out, too")

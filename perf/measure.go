@@ -20,8 +20,8 @@ import (
 var (
 	quickMicro = micro.Effort{Passes: 5, Rounds: 160}
 	fullMicro  = micro.Effort{Passes: 9, Rounds: 800}
-	quickMacro = macro.Effort{Repetitions: 3, Sample: 150 * time.Millisecond}
-	fullMacro  = macro.Effort{Repetitions: 7, Sample: 300 * time.Millisecond}
+	quickMacro = macro.Effort{Repetitions: 5, Turns: 4, Sample: 25 * time.Millisecond}
+	fullMacro  = macro.Effort{Repetitions: 7, Turns: 8, Sample: 40 * time.Millisecond}
 )
 
 func measure(ctx context.Context, args []string) error {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -18,7 +17,6 @@ import (
 	"calico-xdp/pkg/control/dataplane"
 	"calico-xdp/pkg/control/desired"
 	"calico-xdp/pkg/control/host"
-	"calico-xdp/pkg/loader"
 	kernel "calico-xdp/pkg/maps"
 	"calico-xdp/pkg/policy"
 	"calico-xdp/tools/testbed"
@@ -29,13 +27,11 @@ type Bed struct {
 	*testbed.Host
 	Node      string // the host's name in the resources
 	Resources *api.Store
-	Programs  *loader.Programs // on the dataplane's tables, to be run by hand
 
 	compiler  *policy.Compiler
 	config    desired.Config
 	network   *host.Network
 	dataplane *dataplane.Dataplane
-	sizes     map[string]uint32 // of the tables that Programs are loaded on
 	made      atomic.Int32
 }
 
@@ -65,42 +61,15 @@ func New(t testbed.T, h *testbed.Host, node string, o Options) *Bed {
 		b.dataplane, err = dataplane.New(dataplane.Options{PinDir: pins, XDP: o.XDP}, log)
 		return err
 	})
-	if err == nil {
-		err = b.load()
-	}
 	if err != nil {
 		t.Fatalf("bed %s: %v", node, err)
 	}
 	return b
 }
 
-// load loads the programs, those of the dataplane, which it keeps to itself, on the same
-// tables: again when larger ones have taken their place.
-func (b *Bed) load() error {
-	tables, sizes := b.dataplane.Maps().Handles(), make(map[string]uint32)
-	for name, table := range tables {
-		sizes[name] = table.MaxEntries()
-	}
-	if maps.Equal(sizes, b.sizes) {
-		return nil
-	}
-	programs, err := loader.Load(tables, loader.Links{})
-	if err != nil {
-		return err
-	}
-	if b.Programs != nil {
-		err = b.Programs.Close()
-	}
-	b.Programs, b.sizes = programs, sizes
-	return err
-}
-
 // close takes everything away that there is.
 func (b *Bed) close(pins string) error {
 	var errs []error
-	if b.Programs != nil {
-		errs = append(errs, b.Programs.Close())
-	}
 	if b.dataplane != nil {
 		errs = append(errs, b.dataplane.Close())
 	}
@@ -141,7 +110,7 @@ func (b *Bed) Sync() error {
 		}
 		ctx := context.Background()
 		return errors.Join(err, b.dataplane.Ensure(ctx, want), b.network.Ensure(ctx, want),
-			b.network.Prune(ctx, want), b.dataplane.Prune(ctx, want), b.load())
+			b.network.Prune(ctx, want), b.dataplane.Prune(ctx, want))
 	})
 }
 

@@ -64,6 +64,7 @@ func (f *flood) sample(length time.Duration) (float64, error) {
 	}
 	var took time.Duration
 	err = f.from.Do(func() (err error) {
+		defer pin(0)()
 		took, err = f.gen.Send(f.n)
 		return err
 	})

@@ -35,8 +35,9 @@ type Figure struct {
 
 // Effort says how long to measure.
 type Effort struct {
-	Repetitions int
-	Sample      time.Duration // of each
+	Repetitions int           // the spread is that of their ratios
+	Turns       int           // of each lane in a repetition
+	Sample      time.Duration // of each turn
 }
 
 // Run is one run of scenarios.
@@ -80,7 +81,7 @@ func (r *Run) Measure(ctx context.Context, scenarios []Scenario) (out []result.R
 
 func (s Scenario) measure(ctx context.Context, r *Run, t testbed.T) ([]result.Result, error) {
 	lanes := s.Lanes(r, t)
-	samples, err := race(ctx, lanes, r.Repetitions)
+	samples, err := race(ctx, lanes, r.Effort)
 	if err != nil {
 		return nil, err
 	}

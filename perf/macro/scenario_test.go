@@ -19,7 +19,7 @@ func TestMeasure(t *testing.T) {
 	if len(chosen) != len(short) {
 		t.Fatalf("%d scenarios of %d", len(chosen), len(short))
 	}
-	r := Run{Effort: Effort{Repetitions: 1, Sample: 10 * time.Millisecond}, Progress: func(string) {}}
+	r := Run{Effort: Effort{Repetitions: 1, Turns: 1, Sample: 10 * time.Millisecond}, Progress: func(string) {}}
 	results, wrong := r.Measure(t.Context(), chosen)
 	for _, w := range wrong {
 		t.Error(w)

@@ -2,7 +2,6 @@ package macro
 
 import (
 	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +32,10 @@ func streams() []Scenario {
 	return out
 }
 
+// longTurn is how many samples a turn is long where there are quantiles to find, or windows to
+// open.
+const longTurn = 4
+
 // streaming measures streams to a workload: Gbit/s, and seconds of CPU per Gbit.
 func (r *Run) streaming(t testbed.T, from *testbed.Namespace, to *testbed.Workload, n int) sampler {
 	at := &unix.SockaddrInet4{Port: 5201, Addr: to.Addresses[0].As4()}
@@ -49,18 +52,18 @@ func (r *Run) streaming(t testbed.T, from *testbed.Namespace, to *testbed.Worklo
 		var workers sync.WaitGroup
 		var received atomic.Uint64
 		var open []int
-		for range n {
+		for i := range n {
 			near, far, err := pair(from, server, at)
 			if err != nil {
 				return nil, err
 			}
 			open = append(open, near, far)
-			workers.Go(func() { pour(near) })
-			workers.Go(func() { drain(far, &received) })
+			workers.Go(func() { pour(near, i) })
+			workers.Go(func() { drain(far, i+1, &received) })
 		}
-		time.Sleep(r.Sample / 5) // the windows open
+		time.Sleep(r.Sample) // the windows open
 		before, beforeCPU, begin := received.Load(), busy(), time.Now()
-		time.Sleep(r.Sample)
+		time.Sleep(longTurn * r.Sample)
 		gbit, cpu, took := float64(received.Load()-before)*8e-9, busy()-beforeCPU, time.Since(begin)
 		for _, fd := range open {
 			unix.Shutdown(fd, unix.SHUT_RDWR)
@@ -97,9 +100,8 @@ func pair(from *testbed.Namespace, server int, at *unix.SockaddrInet4) (near, fa
 	return near, far, nil
 }
 
-func pour(fd int) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+func pour(fd, cpu int) {
+	defer pin(cpu)()
 	data := make([]byte, 128<<10)
 	for {
 		if _, err := unix.Write(fd, data); err != nil && err != unix.EINTR && err != unix.EAGAIN {
@@ -108,9 +110,8 @@ func pour(fd int) {
 	}
 }
 
-func drain(fd int, received *atomic.Uint64) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+func drain(fd, cpu int, received *atomic.Uint64) {
+	defer pin(cpu)()
 	buf := make([]byte, 256<<10)
 	for {
 		n, err := unix.Read(fd, buf)

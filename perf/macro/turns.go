@@ -2,7 +2,6 @@ package macro
 
 import (
 	"fmt"
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,12 +55,11 @@ func (r *Run) turning(t testbed.T, from *testbed.Namespace, to *testbed.Workload
 		unix.Close(far)
 	})
 	return func() ([]float64, error) {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+		defer pin(0)()
 		var took []float64
 		b := make([]byte, 1)
 		begin := time.Now()
-		for last := begin; last.Sub(begin) < r.Sample; {
+		for last := begin; last.Sub(begin) < longTurn*r.Sample; {
 			if _, err := unix.Write(near, b); err != nil {
 				return nil, fmt.Errorf("write: %w", err)
 			}
@@ -78,8 +76,7 @@ func (r *Run) turning(t testbed.T, from *testbed.Namespace, to *testbed.Workload
 }
 
 func echo(fd int) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	defer pin(1)()
 	b := make([]byte, 1)
 	for {
 		n, err := unix.Read(fd, b)

@@ -22,11 +22,10 @@ const samples = 64
 func rulesets() []Scenario {
 	var out []Scenario
 	for _, n := range []int{1, 10, 100, 1000, 10000} {
-		rules := bed.Rules(n)
-		tables := Tables{fmt.Sprint(n, " rules"), func() []api.Resource { return bed.Policies("name == 'b'", rules) }}
+		rules := rulesOf(n)
 		s := Scenario{
 			Name: fmt.Sprint("classify/rules/", n), About: "a first packet that one of the rules denies, over 3 policies, each rule with a network and a port of its own",
-			Tables: tables, Packets: denied(rules), Want: "drop_ingress_policy", Full: n == 1 || n == 100,
+			Tables: underRules(rules), Packets: denied(rules[:max(n-1, 1)]), Want: "drop_ingress_policy", Full: n != 10 && n != 10000,
 		}
 		if n == 10 {
 			s.Goal = 6.8
@@ -35,11 +34,9 @@ func rulesets() []Scenario {
 	}
 	out = append(out, over("classify/rules/10000", "classify/rules/10", 1.25))
 	for _, n := range []int{10, 10000} {
-		rules := append(bed.Rules(n-1), bed.Rule{Source: netip.MustParsePrefix("192.168.0.0/26"), Port: 80})
-		tables := Tables{fmt.Sprint(n, " rules, the last for workloads"), func() []api.Resource { return bed.Policies("name == 'b'", rules) }}
 		out = append(out, Scenario{
 			Name: fmt.Sprint("classify/local/", n), About: "a first packet from a workload of the host, which the last rule denies",
-			Tables: tables, Packets: func(r *rig) []Frame {
+			Tables: underRules(rulesOf(n)), Packets: func(r *rig) []Frame {
 				return []Frame{{Hook: loader.FromWorkload, Packet: r.ip("a", a4, b4).TCP(4000, 80, "S"), On: "a"}}
 			}, Want: "drop_ingress_policy",
 		})
@@ -50,10 +47,25 @@ func rulesets() []Scenario {
 		tables := Tables{fmt.Sprint(n, " crossed rules"), func() []api.Resource { return bed.Policies("name == 'b'", rules) }}
 		out = append(out, Scenario{
 			Name: fmt.Sprint("classify/crossed/", n), About: "the same with rules out of 100 networks and 100 ports, paired at random",
-			Tables: tables, Packets: denied(rules), Want: "drop_ingress_policy",
+			Tables: tables, Packets: denied(rules), Want: "drop_ingress_policy", Full: true,
 		})
 	}
-	return append(out, over("classify/crossed/10000", "classify/crossed/10", 0))
+	crossed := over("classify/crossed/10000", "classify/crossed/10", 0)
+	crossed.Full = true
+	return append(out, crossed)
+}
+
+// rulesOf are n rules of which the last, if it is not the only one, denies what workloads of
+// the host send.
+func rulesOf(n int) []bed.Rule {
+	if n == 1 {
+		return bed.Rules(1)
+	}
+	return append(bed.Rules(n-1), bed.Rule{Source: netip.MustParsePrefix("192.168.0.0/26"), Port: 80})
+}
+
+func underRules(rules []bed.Rule) Tables {
+	return Tables{fmt.Sprint(len(rules), " rules"), func() []api.Resource { return bed.Policies("name == 'b'", rules) }}
 }
 
 // over compares one scenario with another one.

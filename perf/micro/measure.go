@@ -36,6 +36,7 @@ type probe struct {
 	rig           *rig
 	timers, empty []*loader.Timer
 	like          *probe
+	likeAlone     []*loader.Timer // its packets as ours are, each by a call of its own
 	repeat, batch int
 	lookups       int
 	turn          int
@@ -129,8 +130,17 @@ func (p *probe) prepare() error {
 	if err != nil {
 		return err
 	}
+	if p.like != nil {
+		for _, f := range p.like.Packets(p.rig) {
+			timer, err := p.rig.timer(f, p.Roomy)
+			if err != nil {
+				return err
+			}
+			p.likeAlone = append(p.likeAlone, timer)
+		}
+	}
 	for i, f := range frames {
-		timer, err := p.rig.timer(f)
+		timer, err := p.rig.timer(f, p.Roomy)
 		if err != nil {
 			return err
 		}
@@ -198,7 +208,7 @@ func (p *probe) round() (ours, empty float64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	alone, err := p.like.time(p.like.timers, 1, singles)
+	alone, err := p.like.time(p.likeAlone, 1, singles)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -82,7 +82,7 @@ func paths() []Scenario {
 			Want: want, Goal: goal,
 		}
 		if c.wrap != nil {
-			s.Once, s.Like = true, localPath
+			s.Once, s.Like, s.Roomy = true, localPath, !back
 		}
 		if back {
 			s.Packets = c.back

@@ -1,6 +1,7 @@
 package micro
 
 import (
+	"errors"
 	"net/netip"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
@@ -35,12 +36,20 @@ const (
 	peerMAC    = "66:00:00:00:00:05" // inside VXLAN
 )
 
+// programs are what is run by hand at a hook, on the dataplane's tables as large as they have
+// become: the dataplane keeps its own to itself.
+type programs struct {
+	plain   *loader.Programs
+	counted *loader.Counted
+	room    *loader.Room
+}
+
 // rig is a bed with two workloads, a and b, whose programs are run by hand.
 type rig struct {
 	*bed.Bed
-	index   map[string]uint32 // of the interfaces "a", "b" and "uplink"
-	macs    map[string]string // of who sends there
-	counted *loader.Counted
+	index  map[string]uint32 // of the interfaces "a", "b" and "uplink"
+	macs   map[string]string // of who sends there
+	byHook map[loader.Program]*programs
 }
 
 func newRig(t testbed.T, tables Tables) *rig {
@@ -77,24 +86,53 @@ func newRig(t testbed.T, tables Tables) *rig {
 	if err := r.Sync(); err != nil {
 		t.Fatalf("tables %s: %v", tables.Name, err)
 	}
-	var err error
-	if r.counted, err = loader.LoadCounted(r.Maps().Handles()); err != nil {
-		t.Fatalf("tables %s: %v", tables.Name, err)
-	}
-	t.Cleanup(func() { r.counted.Close() })
+	r.byHook = make(map[loader.Program]*programs)
+	t.Cleanup(func() {
+		for _, p := range r.byHook {
+			p.plain.Close()
+			p.counted.Close()
+			p.room.Close()
+		}
+	})
 	return r
+}
+
+// at are the programs of a hook.
+func (r *rig) at(hook loader.Program) (*programs, error) {
+	if p := r.byHook[hook]; p != nil {
+		return p, nil
+	}
+	tables := r.Maps().Handles()
+	plain, err := loader.LoadOne(tables, hook)
+	if err != nil {
+		return nil, err
+	}
+	counted, err := loader.LoadCounted(tables, hook)
+	if err != nil {
+		return nil, errors.Join(err, plain.Close())
+	}
+	room, err := plain.NewRoom(hook)
+	if err != nil {
+		return nil, errors.Join(err, plain.Close(), counted.Close())
+	}
+	r.byHook[hook] = &programs{plain, counted, room}
+	return r.byHook[hook], nil
 }
 
 // lookups is how many lookups in tables a frame takes.
 func (r *rig) lookups(f Frame) (int, error) {
-	before, err := r.counted.Use()
+	p, err := r.at(f.Hook)
 	if err != nil {
 		return 0, err
 	}
-	if _, err := r.counted.Run(f.Hook, f.Packet.Bytes(), r.context(f)); err != nil {
+	before, err := p.counted.Use()
+	if err != nil {
 		return 0, err
 	}
-	after, err := r.counted.Use()
+	if _, err := p.counted.Run(f.Hook, f.Packet.Bytes(), r.context(f)); err != nil {
+		return 0, err
+	}
+	after, err := p.counted.Use()
 	return int(after.Lookups - before.Lookups), err
 }
 
@@ -110,9 +148,16 @@ func (r *rig) ethernet(on string) testbed.Packet {
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// timer prepares a frame to be timed.
-func (r *rig) timer(f Frame) (*loader.Timer, error) {
-	return r.Programs.Timer(f.Hook, f.Packet.Bytes(), r.context(f))
+// timer prepares a frame to be timed, roomy one with room in front of it.
+func (r *rig) timer(f Frame, roomy bool) (*loader.Timer, error) {
+	p, err := r.at(f.Hook)
+	if err != nil {
+		return nil, err
+	}
+	if roomy {
+		return p.room.Timer(f.Packet.Bytes(), r.context(f)), nil
+	}
+	return p.plain.Timer(f.Hook, f.Packet.Bytes(), r.context(f))
 }
 
 func (r *rig) context(f Frame) loader.Context {
@@ -122,11 +167,15 @@ func (r *rig) context(f Frame) loader.Context {
 // send runs a frame once and returns how it was counted. The kernel's own packets on
 // these interfaces, neighbour discovery mostly, may be counted meanwhile.
 func (r *rig) send(f Frame) ([]string, error) {
+	p, err := r.at(f.Hook)
+	if err != nil {
+		return nil, err
+	}
 	before, err := r.counts(f.Hook)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := r.Programs.Run(f.Hook, f.Packet.Bytes(), r.context(f)); err != nil {
+	if _, err := p.plain.Run(f.Hook, f.Packet.Bytes(), r.context(f)); err != nil {
 		return nil, err
 	}
 	after, err := r.counts(f.Hook)

@@ -28,6 +28,9 @@ type Scenario struct {
 	// tables, both ways.
 	Once bool
 	Like string
+	// Roomy is set where, besides, the program pushes a header: its packets, and those of
+	// Like, have room for it, as those that a workload sends.
+	Roomy bool
 	// Fresh is set where, besides, a packet is that case only the first time. There have
 	// to be enough of them.
 	Fresh bool

@@ -1,8 +1,11 @@
 package report
 
 import (
+	"errors"
 	"fmt"
+	"image/color"
 	"maps"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -13,6 +16,7 @@ import (
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/plotutil"
 	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
 
 	"calico-xdp/perf/result"
 )
@@ -29,8 +33,8 @@ var growing = regexp.MustCompile(`^(.+)/(\d+)$`)
 func Charts(results []result.Result, dir string) ([]string, error) {
 	var out []string
 	save := func(name string, p *plot.Plot, width, height vg.Length) error {
-		for _, kind := range []string{".svg", ".png"} {
-			if err := p.Save(width, height, filepath.Join(dir, name+kind)); err != nil {
+		for _, kind := range []string{"svg", "png"} {
+			if err := write(p, width, height, kind, filepath.Join(dir, name+"."+kind)); err != nil {
 				return fmt.Errorf("chart %s: %w", name, err)
 			}
 		}
@@ -41,7 +45,7 @@ func Charts(results []result.Result, dir string) ([]string, error) {
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		p, err := all[name].lines()
 		if err == nil {
-			err = save(strings.ReplaceAll(name, "/", "-"), p, 16*vg.Centimeter, 10*vg.Centimeter)
+			err = save(strings.ReplaceAll(name, "/", "-"), p, 20*vg.Centimeter, 10*vg.Centimeter)
 		}
 		if err != nil {
 			return nil, err
@@ -55,6 +59,39 @@ func Charts(results []result.Result, dir string) ([]string, error) {
 		}
 	}
 	return out, nil
+}
+
+// What is left free around a chart, and to the right of it for its legend, which would hide
+// lines otherwise.
+const (
+	margin      = 0.4 * vg.Centimeter
+	legendWidth = 4 * vg.Centimeter
+)
+
+func write(p *plot.Plot, width, height vg.Length, kind, file string) error {
+	c, err := draw.NewFormattedCanvas(width, height, kind)
+	if err != nil {
+		return err
+	}
+	all := draw.New(c)
+	all.SetColor(color.White)
+	all.Fill(all.Rectangle.Path())
+	inner := draw.Crop(all, margin, -margin, margin, -margin)
+	legend := p.Legend
+	p.Legend = plot.NewLegend()
+	if legend.Rectangle(inner).Size().Y > 0 {
+		legend.Top, legend.Left = true, true
+		legend.Draw(draw.Crop(inner, inner.Size().X-legendWidth+margin, 0, 0, 0))
+		inner = draw.Crop(inner, 0, -legendWidth, 0, 0)
+	}
+	p.Draw(inner)
+	p.Legend = legend
+	out, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	_, err = c.WriteTo(out)
+	return errors.Join(err, out.Close())
 }
 
 // family is scenarios that differ in a number, by who carried the traffic.
@@ -101,9 +138,12 @@ func families(results []result.Result) map[string]family {
 func (f family) lines() (*plot.Plot, error) {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = f.name, f.name[strings.LastIndex(f.name, "/")+1:], f.unit
-	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
-	p.X.Tick.Marker, p.Y.Tick.Marker = plot.LogTicks{Prec: -1}, plot.LogTicks{Prec: -1}
-	p.Legend.YPosition = -0.5
+	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+	if f.unit == "ns" {
+		p.Y.Min = 0
+	} else { // peers are apart by orders of magnitude
+		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+	}
 	p.Add(plotter.NewGrid())
 	var items []any
 	names := slices.Sorted(maps.Keys(f.points))
@@ -132,8 +172,12 @@ func rank(name string) string {
 func bars(results []result.Result) (*plot.Plot, int, error) {
 	var values plotter.Values
 	var names []string
+	var goals plotter.XYs
 	for _, r := range slices.Backward(results) {
 		if isPath(r) && r.Baseline == "" && r.Ratio > 0 {
+			if r.Goal > 0 {
+				goals = append(goals, plotter.XY{X: r.Goal, Y: float64(len(values))})
+			}
 			values, names = append(values, r.Ratio), append(names, r.Name)
 		}
 	}
@@ -141,7 +185,7 @@ func bars(results []result.Result) (*plot.Plot, int, error) {
 		return nil, 0, nil
 	}
 	p := plot.New()
-	p.Title.Text, p.X.Label.Text = "paths", "times the empty program"
+	p.Title.Text, p.X.Label.Text = "paths", "times the empty program; | is a goal: at most that"
 	b, err := plotter.NewBarChart(values, 0.4*vg.Centimeter)
 	if err != nil {
 		return nil, 0, err
@@ -149,6 +193,18 @@ func bars(results []result.Result) (*plot.Plot, int, error) {
 	b.Horizontal, b.Color = true, plotutil.Color(2)
 	p.Add(b)
 	p.NominalY(names...)
-	p.X.Min = 0
+	p.X.Min, p.X.Max = 0, 1.05*slices.Max(values)
+	if len(goals) == 0 {
+		return p, len(values), nil
+	}
+	marks, err := plotter.NewYErrorBars(struct {
+		plotter.XYs
+		plotter.YErrors
+	}{goals, slices.Repeat(plotter.YErrors{{Low: 0.35, High: 0.35}}, len(goals))})
+	if err != nil {
+		return nil, 0, err
+	}
+	marks.CapWidth, marks.LineStyle.Width = 0, vg.Points(2)
+	p.Add(marks)
 	return p, len(values), nil
 }

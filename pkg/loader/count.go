@@ -11,55 +11,43 @@ import (
 // TableUse is how often programs have used tables.
 type TableUse struct{ Lookups, Updates, Deletes uint64 }
 
-// Counted are the programs with one addition: they count what they do with tables.
+// Counted is a program with one addition: it counts what it does with tables.
 type Counted struct {
 	*Programs
 	use *ebpf.Map
 }
 
-// LoadCounted loads the programs on top of the shared maps, to be run by hand.
-func LoadCounted(shared map[string]*ebpf.Map) (*Counted, error) {
+// LoadCounted loads a program on top of the shared maps, to be run by hand.
+func LoadCounted(shared map[string]*ebpf.Map, name Program) (*Counted, error) {
 	use, err := ebpf.NewMap(&ebpf.MapSpec{Name: "use", Type: ebpf.Array, KeySize: 4, ValueSize: 24, MaxEntries: 1})
 	if err != nil {
 		return nil, err
 	}
-	c := &Counted{&Programs{byName: make(map[Program]*ebpf.Program)}, use}
-	for _, load := range []func() (*ebpf.CollectionSpec, error){loadTc, loadXdp} {
-		coll, err := loadCollection(func() (*ebpf.CollectionSpec, error) {
-			spec, err := load()
-			if err != nil {
-				return nil, err
-			}
-			for name, p := range spec.Programs {
-				if p.Instructions, err = countTableUse(p.Instructions, use); err != nil {
-					return nil, fmt.Errorf("program %s: %w", name, err)
-				}
-			}
-			return spec, nil
-		}, shared)
+	coll, err := loadCollection(func() (*ebpf.CollectionSpec, error) {
+		spec, err := specOf(name)
 		if err != nil {
-			return nil, errors.Join(err, c.Close())
+			return nil, err
 		}
-		for name, prog := range coll.Programs {
-			c.byName[Program(name)] = prog
-			delete(coll.Programs, name)
-		}
-		coll.Close()
+		p := spec.Programs[string(name)]
+		p.Instructions, err = countTableUse(p.Instructions, use)
+		return spec, err
+	}, shared)
+	if err != nil {
+		use.Close()
+		return nil, fmt.Errorf("program %s: %w", name, err)
 	}
-	return c, nil
+	defer coll.Close()
+	return &Counted{&Programs{byName: map[Program]*ebpf.Program{name: coll.DetachProgram(string(name))}}, use}, nil
 }
 
-// Use is how often the programs have used tables so far.
+// Use is how often the program has used tables so far.
 func (c *Counted) Use() (u TableUse, err error) {
 	err = c.use.Lookup(uint32(0), &u)
 	return u, err
 }
 
-// Close gives the programs back.
+// Close gives it back.
 func (c *Counted) Close() error {
-	if c.sweep == nil {
-		c.sweep = &ebpf.Collection{}
-	}
 	return errors.Join(c.Programs.Close(), c.use.Close())
 }
 

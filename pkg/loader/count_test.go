@@ -49,10 +49,10 @@ func TestCountTableUse(t *testing.T) {
 	}
 }
 
-// The programs count and do what they do without.
+// A program counts and does what it does without.
 func TestLoadCounted(t *testing.T) {
 	shared := tables(t, func(n uint32) uint32 { return min(n, 1024) })
-	c, err := LoadCounted(shared)
+	c, err := LoadCounted(shared, FromWorkload)
 	if err != nil {
 		t.Fatal(err)
 	}

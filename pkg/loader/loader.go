@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -67,6 +68,33 @@ func Load(shared map[string]*ebpf.Map, links Links) (*Programs, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// LoadOne loads a program on top of the shared maps, to be run by hand.
+func LoadOne(shared map[string]*ebpf.Map, name Program) (*Programs, error) {
+	coll, err := loadCollection(func() (*ebpf.CollectionSpec, error) { return specOf(name) }, shared)
+	if err != nil {
+		return nil, err
+	}
+	defer coll.Close()
+	return &Programs{byName: map[Program]*ebpf.Program{name: coll.DetachProgram(string(name))}}, nil
+}
+
+// specOf is the collection that has a program, without the others.
+func specOf(name Program) (*ebpf.CollectionSpec, error) {
+	load := loadTc
+	if name == XDPNetwork {
+		load = loadXdp
+	}
+	spec, err := load()
+	if err != nil {
+		return nil, err
+	}
+	if spec.Programs[string(name)] == nil {
+		return nil, fmt.Errorf("program %s: there is none", name)
+	}
+	maps.DeleteFunc(spec.Programs, func(n string, _ *ebpf.ProgramSpec) bool { return n != string(name) })
+	return spec, nil
 }
 
 func loadCollection(load func() (*ebpf.CollectionSpec, error), shared map[string]*ebpf.Map) (*ebpf.Collection, error) {

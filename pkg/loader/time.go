@@ -45,9 +45,14 @@ func (p *Programs) Timer(name Program, packet []byte, c Context) (*Timer, error)
 		}
 		return t, nil
 	}
-	in := skBuff{Mark: c.Mark, Ifindex: c.Ifindex, IngressIfindex: c.IngressIfindex}
-	t.context = append(t.context, unsafe.Slice((*byte)(unsafe.Pointer(&in)), unsafe.Sizeof(in))...)
+	t.context = skContext(c)
 	return t, nil
+}
+
+// skContext is the context of a tc program as the kernel takes it.
+func skContext(c Context) []byte {
+	in := skBuff{Mark: c.Mark, Ifindex: c.Ifindex, IngressIfindex: c.IngressIfindex}
+	return append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(&in)), unsafe.Sizeof(in))...)
 }
 
 // Run runs the program on one packet buffer, that many times in a row: what one run
