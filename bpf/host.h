@@ -232,4 +232,16 @@ __noinline int host_untracked(const struct packet *p, __u32 ifindex, enum direct
 	return RULE_ACTION(verdict);
 }
 
+/* Counts the packet for the rule by which host_untracked has decided. What XDP lets pass
+ * is decided again behind it, and counted there.
+ */
+static __always_inline void count_untracked(__u32 length)
+{
+	__u32 zero = 0;
+	struct judging *j = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (j && j->flow.rules[0])
+		count_rule(j->flow.rules[0], length);
+}
+
 #endif

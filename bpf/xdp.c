@@ -50,7 +50,7 @@ static __always_inline int decide_by_source(void *data, void *end, __u32 ifindex
 	struct iphdr *ip = data + ETH_HLEN;
 	__be16 *ports = (void *)(ip + 1);
 	struct xdp_ruleset *ruleset;
-	__u32 length;
+	__u32 length, verdict;
 	int class;
 
 	if ((void *)(ports + 2) > end || ip->version != 4 || ip->ihl != 5 ||
@@ -71,7 +71,8 @@ static __always_inline int decide_by_source(void *data, void *end, __u32 ifindex
 	class = trie_find(&class_nodes, ip->saddr);
 	if (class < 0)
 		return -1;
-	switch (RULE_ACTION(policy_of_source(ruleset->base, class))) {
+	verdict = policy_of_source(ruleset->base, class);
+	switch (RULE_ACTION(verdict)) {
 	case RULE_ALLOW:
 	case RULE_CONTINUE:
 		return PASS_NOT_OURS;
@@ -84,6 +85,7 @@ static __always_inline int decide_by_source(void *data, void *end, __u32 ifindex
 	if (now->events & EVENT_DROP || failsafe_may_have(DIRECTION_INGRESS, ports[1]) ||
 	    failsafe_may_have(DIRECTION_EGRESS, ports[0]))
 		return -1;
+	count_rule(RULE_NUMBER(verdict), end - data);
 	return DROP_UNTRACKED;
 }
 
@@ -99,6 +101,7 @@ static __always_inline enum reason decide_in_full(struct xdp_md *ctx, void *data
 	case RULE_CONTINUE:
 		return PASS_NOT_OURS;
 	default:
+		count_untracked(length);
 		return DROP_UNTRACKED;
 	}
 }
