@@ -142,12 +142,12 @@ static __always_inline void judge_transit(struct judging *j, const struct flow_k
 
 /* Judges a flow: who its ends are, what policy says, how to reach the far end. All of
  * it is written anew but who opened it and where it passed. Works on a copy, never on
- * what other CPUs read. A part of flow_slow: like every function here that is not inlined
- * that is verified once, for any arguments, which keeps the number of paths that the
- * verifier has to walk a sum, not a product. A call costs as much as a lookup, though,
- * where the kernel guards returns against speculation.
+ * what other CPUs read. Like every function here that is not inlined it is verified
+ * once, for any arguments, which keeps the number of paths that the verifier has to walk
+ * a sum, not a product: within flow_slow it would cost 9 ns less, and four times as long
+ * to load the programs.
  */
-static __always_inline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct judging *j, enum hook hook)
+__noinline int flow_judge(struct __sk_buff *skb, const struct packet *p, struct judging *j, enum hook hook)
 {
 	__u8 opener, kind = 0;
 	int near, far;
