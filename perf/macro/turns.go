@@ -13,7 +13,7 @@ import (
 // turns are two ends of a TCP connection that speak in turns.
 func turns() []Scenario {
 	return []Scenario{{
-		Name: "turns/local",
+		Name:  "turns/local",
 		About: "a byte there and a byte back, from one workload to another one of the host (TCP_RR)",
 		Figures: []Figure{
 			{Unit: "turns/s", Goals: map[string]float64{"kernel": 1}},
