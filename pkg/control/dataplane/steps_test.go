@@ -3,6 +3,7 @@ package dataplane
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -309,8 +310,14 @@ func withHosts(store *api.Store, link, all *v3.HostEndpoint) {
 // TestEveryStepOfAChange: whatever changes, and wherever a packet comes in between, it is
 // judged by the policy before or by that after. Changes come one after the other, or after
 // one that was missed, or with another process, after the one before it has ended or while
-// it is at it.
+// it is at it. For long: -rapid.checks=1000.
 func TestEveryStepOfAChange(t *testing.T) {
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
+		if err := checks.Value.Set("40"); err != nil {
+			t.Fatal(err)
+		}
+		defer checks.Value.Set(checks.DefValue)
+	}
 	s := newStepper(t)
 	changes, packets := 0, 0
 	rapid.Check(t, func(rt *rapid.T) {
