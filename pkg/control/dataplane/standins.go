@@ -148,9 +148,10 @@ func (c *classifier) makeRoom() error {
 	return errors.Join(append(errs, c.records.move(moved))...)
 }
 
-// widen copies a ruleset to where there is room for more classes: it says the same.
+// widen copies a ruleset to where there is room for more classes: it says the same. One
+// of a former process may have more of some than there are now.
 func (c *classifier) widen(r *ruleset) (*ruleset, error) {
-	w, err := r.wider(capacity(c.peers.top), capacity(max(c.sources.top, c.destinations.top)))
+	w, err := r.wider(max(r.peers, capacity(c.peers.top)), max(r.ports, capacity(max(c.sources.top, c.destinations.top))))
 	if err == nil {
 		w.extent, err = c.extents.take(w.size)
 	}
