@@ -79,8 +79,7 @@ __noinline int host_exempt(const struct flow_key *key, __u32 sender, enum direct
 	if (answers && failsafe_has(!direction, key->protocol, source, &other))
 		return 1;
 	now = bpf_map_lookup_elem(&settings, &zero);
-	return now && (key->protocol == IPPROTO_IPIP || (key->protocol == IPPROTO_UDP && destination == now->vxlan_port)) &&
-	       bpf_map_lookup_elem(&peers, &other);
+	return now && is_tunnel(now, key->protocol, destination) && bpf_map_lookup_elem(&peers, &other);
 }
 
 #define SOCKET_LISTENS 10 /* TCP_LISTEN */
@@ -242,6 +241,16 @@ static __always_inline void count_untracked(__u32 length)
 
 	if (j && j->flow.rules[0])
 		count_rule(j->flow.rules[0], length);
+}
+
+/* host_untracked where what it decides is final. */
+static __always_inline int host_untracked_counted(const struct packet *p, __u32 ifindex, enum direction direction)
+{
+	int action = host_untracked(p, ifindex, direction);
+
+	if (action != RULE_CONTINUE)
+		count_untracked(p->length);
+	return action;
 }
 
 #endif

@@ -68,8 +68,7 @@ __noinline int mtu_learn(struct __sk_buff *skb, const struct packet *p)
 	address_copy(&node, p->sender ? &p->key.b : &p->key.a);
 	if (!now || !(address_equal(us, &now->node4) || address_equal(us, &now->node6)))
 		return 0;
-	if (p->key.protocol != IPPROTO_IPIP &&
-	    (p->key.protocol != IPPROTO_UDP || (p->sender ? p->key.b_port : p->key.a_port) != now->vxlan_port))
+	if (!is_tunnel(now, p->key.protocol, p->sender ? p->key.b_port : p->key.a_port))
 		return 0;
 	if (!bpf_map_lookup_elem(&peers, &node))
 		return 0;

@@ -642,4 +642,10 @@ static __always_inline int packet_parse(struct __sk_buff *skb, struct packet *p,
 	return packet_plain(skb, p) ? PARSED_IP : packet_any(skb, p, hook);
 }
 
+/* The packets that nodes encapsulate others in. */
+static __always_inline int is_tunnel(const struct settings *now, __u8 protocol, __be16 destination)
+{
+	return protocol == IPPROTO_IPIP || (protocol == IPPROTO_UDP && destination == now->vxlan_port);
+}
+
 #endif

@@ -294,9 +294,8 @@ static __always_inline enum reason decide_from_network(struct __sk_buff *skb, st
 	}
 	destination = p->sender ? &p->key.a : &p->key.b;
 	if (policies & HOST_POLICY_UNTRACKED && !p->tunnel) {
-		switch (host_untracked(p, skb->ifindex, DIRECTION_INGRESS)) {
+		switch (host_untracked_counted(p, skb->ifindex, DIRECTION_INGRESS)) {
 		case RULE_ALLOW:
-			count_untracked(p->length);
 			if (!workload_slot(destination)) {
 				reason = source_check(skb, p, SOURCE_STATIC);
 				return reason ? reason : PASS_UNTRACKED;
@@ -306,7 +305,6 @@ static __always_inline enum reason decide_from_network(struct __sk_buff *skb, st
 		case RULE_CONTINUE:
 			break;
 		default:
-			count_untracked(p->length);
 			return DROP_UNTRACKED;
 		}
 	}
@@ -359,9 +357,8 @@ static __always_inline enum reason host_egress(struct __sk_buff *skb, const stru
 		return DROP_EGRESS_POLICY;
 
 	if (policies & HOST_POLICY_UNTRACKED && via != INTERFACE_TUNNEL) {
-		switch (host_untracked(p, via, DIRECTION_EGRESS)) {
+		switch (host_untracked_counted(p, via, DIRECTION_EGRESS)) {
 		case RULE_ALLOW:
-			count_untracked(p->length);
 			if (!workload)
 				return 0;
 			via = 0;
@@ -369,7 +366,6 @@ static __always_inline enum reason host_egress(struct __sk_buff *skb, const stru
 		case RULE_CONTINUE:
 			break;
 		default:
-			count_untracked(p->length);
 			return DROP_UNTRACKED;
 		}
 	}

@@ -5,9 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -22,19 +20,8 @@ import (
 // growing is unhooked with tables that grow.
 func growing(t testing.TB, o Options) *Dataplane {
 	t.Helper()
-	d := &Dataplane{options: o, log: slog.New(slog.DiscardHandler), attached: make(map[loader.Attachment]bool)}
-	k, err := kernel.OpenWith("", kernel.Options{Sizes: o.TableSizes, Grow: d.makeRoom})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { k.Close() })
-	p, err := loader.Load(k.Handles(), loader.Links{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { p.Close() })
-	d.links = loader.Links{Dir: filepath.Join(t.TempDir(), "none")}
-	d.open(k, p)
+	d := &Dataplane{options: o}
+	assemble(t, d, kernel.Options{Sizes: o.TableSizes, Grow: d.makeRoom})
 	return d
 }
 

@@ -38,6 +38,14 @@ func unhooked(t testing.TB) *Dataplane {
 
 func unhookedWith(t testing.TB, o kernel.Options) *Dataplane {
 	t.Helper()
+	d := new(Dataplane)
+	assemble(t, d, o)
+	return d
+}
+
+// assemble gives a dataplane tables and programs of its own, for as long as the test.
+func assemble(t testing.TB, d *Dataplane, o kernel.Options) {
+	t.Helper()
 	k, err := kernel.OpenWith("", o)
 	if err != nil {
 		t.Fatal(err)
@@ -48,10 +56,9 @@ func unhookedWith(t testing.TB, o kernel.Options) *Dataplane {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.Close() })
-	d := &Dataplane{log: slog.New(slog.DiscardHandler), attached: make(map[loader.Attachment]bool)}
+	d.log, d.attached = slog.New(slog.DiscardHandler), make(map[loader.Attachment]bool)
 	d.links = loader.Links{Dir: filepath.Join(t.TempDir(), "none")}
 	d.open(k, p)
-	return d
 }
 
 // TestProgramsAgreeWithOracle lets random resources follow each other in one

@@ -34,15 +34,21 @@ func (r records) move(to map[uint32]uint32) error {
 		return nil
 	}
 	errs := []error{r.endpoints.move(to)}
+	led := func(base uint32) uint32 {
+		next, ok := to[base]
+		switch {
+		case !ok || base == 0:
+			return base
+		case next == 0:
+			return denyAll
+		}
+		return next
+	}
 	all, err := r.hosts.Load()
 	for ifindex, record := range all {
 		was := record
 		for field := range stages(policy.HostRulesets{}, &record) {
-			if base, ok := to[*field]; ok && base == 0 {
-				*field = denyAll
-			} else if ok {
-				*field = base
-			}
+			*field = led(*field)
 		}
 		if record != was {
 			errs = append(errs, r.hosts.Put(ifindex, record))
@@ -50,14 +56,10 @@ func (r records) move(to map[uint32]uint32) error {
 	}
 	early, err2 := r.early.Load()
 	for place, record := range early {
-		base, ok := to[record.Base]
-		if !ok || record.Base == 0 {
-			continue
+		was := record
+		if record.Base = led(record.Base); record != was {
+			errs = append(errs, r.early.Put(place, record))
 		}
-		if record.Base = base; base == 0 {
-			record.Base = denyAll
-		}
-		errs = append(errs, r.early.Put(place, record))
 	}
 	return errors.Join(append(errs, err, err2)...)
 }

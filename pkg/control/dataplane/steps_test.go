@@ -3,12 +3,9 @@ package dataplane
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"testing"
 
@@ -38,20 +35,8 @@ type stepper struct {
 
 func newStepper(t testing.TB) *stepper {
 	t.Helper()
-	s := &stepper{t: t, host: testbed.NewHosts(t, 1).Hosts[0], index: make(map[api.Key]int)}
-	k, err := kernel.OpenWith("", kernel.Options{Wrote: s.wrote, Grow: func(table string, n int) error { return s.makeRoom(table, n) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { k.Close() })
-	p, err := loader.Load(k.Handles(), loader.Links{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { p.Close() })
-	s.Dataplane = &Dataplane{log: slog.New(slog.DiscardHandler), attached: make(map[loader.Attachment]bool)}
-	s.links = loader.Links{Dir: filepath.Join(t.TempDir(), "none")}
-	s.open(k, p)
+	s := &stepper{t: t, Dataplane: new(Dataplane), host: testbed.NewHosts(t, 1).Hosts[0], index: make(map[api.Key]int)}
+	assemble(t, s.Dataplane, kernel.Options{Wrote: s.wrote, Grow: func(table string, n int) error { return s.makeRoom(table, n) }})
 	return s
 }
 
@@ -310,14 +295,8 @@ func withHosts(store *api.Store, link, all *v3.HostEndpoint) {
 // TestEveryStepOfAChange: whatever changes, and wherever a packet comes in between, it is
 // judged by the policy before or by that after. Changes come one after the other, or after
 // one that was missed, or with another process, after the one before it has ended or while
-// it is at it. For long: -rapid.checks=1000.
+// it is at it.
 func TestEveryStepOfAChange(t *testing.T) {
-	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
-		if err := checks.Value.Set("40"); err != nil {
-			t.Fatal(err)
-		}
-		defer checks.Value.Set(checks.DefValue)
-	}
 	s := newStepper(t)
 	changes, packets := 0, 0
 	rapid.Check(t, func(rt *rapid.T) {
