@@ -60,12 +60,12 @@ metadata: {name: p, namespace: default}
 spec: {selector: all(), serviceAccountSelector: all(), ingress: [{action: Allow}]}
 `
 	runStates(t, []state{{
-		name:      "all() is all, and a host endpoint that has the namespace's label is forwarding under its policies",
+		name:      "all() is all, and a host endpoint that has the namespace's label forwards what it likes",
 		resources: resources,
 		verdicts: `
 			web ingress gre 10.9.9.9 10.0.0.1 => Allow default/default/p[0]
 			eth0 normal.ingress gre 10.9.9.9 192.0.2.1 => Allow default/default/p[0]
-			eth0 forward.ingress gre 10.9.9.9 10.0.0.1 => Allow default/default/p[0]
+			eth0 forward.ingress gre 10.9.9.9 10.0.0.1 => no policy
 			eth0 forward.egress gre 10.0.0.1 10.9.9.9 => no policy`,
 	}})
 }

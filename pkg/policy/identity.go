@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -140,6 +141,23 @@ func workloadLabels(w *api.WorkloadEndpoint) []label {
 		labels = append(labels, label{v3.LabelServiceAccount, w.Spec.ServiceAccountName})
 	}
 	return labels
+}
+
+// ownLabels are a workload endpoint's own labels without those of namespaces and
+// service accounts: only profiles give these, or it could say that it is in another
+// namespace.
+func ownLabels(w *api.WorkloadEndpoint) map[string]string {
+	given := func(name, _ string) bool {
+		return strings.HasPrefix(name, namespaceLabels) || strings.HasPrefix(name, serviceAccountLabels)
+	}
+	for name, value := range w.Labels {
+		if given(name, value) {
+			own := maps.Clone(w.Labels)
+			maps.DeleteFunc(own, given)
+			return own
+		}
+	}
+	return w.Labels
 }
 
 // workloadPorts are the ports that rules can name. One whose protocol we do not

@@ -196,13 +196,11 @@ func (p *policySource) read(r api.Resource, spec *api.Policy) {
 			}
 		}
 	}
-	// Calico has what is in a namespace apply to what is forwarded as well.
-	forwarded := spec.ApplyOnForward || p.key.Namespace != ""
 	p.stages = [stages]bool{
 		untracked: spec.DoNotTrack,
 		preDNAT:   spec.PreDNAT && !spec.DoNotTrack,
 		normal:    !spec.PreDNAT && !spec.DoNotTrack,
-		forward:   !spec.PreDNAT && !spec.DoNotTrack && forwarded,
+		forward:   !spec.PreDNAT && !spec.DoNotTrack && spec.ApplyOnForward,
 	}
 	if spec.StagedAction == v3.StagedActionDelete || spec.StagedAction == v3.StagedActionIgnore {
 		p.selects, p.applies, p.faults = &match{namespace: nowhere}, [2]bool{}, [2][]error{}

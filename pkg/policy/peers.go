@@ -38,7 +38,7 @@ type peerFacts struct {
 func factsOf(r api.Resource) (f peerFacts, ok bool) {
 	switch r := r.(type) {
 	case *api.WorkloadEndpoint:
-		f = peerFacts{given: workloadLabels(r), own: r.Labels, profiles: r.Spec.Profiles, ports: workloadPorts(r.Spec.Ports), node: r.Spec.Node}
+		f = peerFacts{given: workloadLabels(r), own: ownLabels(r), profiles: r.Spec.Profiles, ports: workloadPorts(r.Spec.Ports), node: r.Spec.Node}
 		f.read("spec.ipNetworks", r.Spec.IPNetworks)
 	case *api.HostEndpoint:
 		f = peerFacts{own: r.Labels, profiles: r.Spec.Profiles, ports: hostPorts(r.Spec.Ports), node: r.Spec.Node, host: true}

@@ -66,6 +66,47 @@ spec: {node: node-1, orchestrator: cni, ipNetworks: [10.0.0.1], profiles: [proje
 	}})
 }
 
+// The labels of namespaces and service accounts come from profiles alone: no workload
+// can say that it is in another namespace.
+func TestWorkloadsDoNotLabelTheirNamespaces(t *testing.T) {
+	resources := `kind: WorkloadEndpoint
+metadata: {name: liar, namespace: default, labels: {pcns.env: prod, pcsa.level: "9", app: web}}
+spec: {node: node-1, orchestrator: cni, ipNetworks: [10.0.0.3], profiles: [kns.default]}
+---
+kind: HostEndpoint
+metadata: {name: eth0, labels: {pcns.env: prod}}
+spec: {node: node-1, interfaceName: eth0, expectedIPs: [10.0.0.9]}
+---
+kind: Profile
+metadata: {name: kns.default}
+spec: {labelsToApply: {pcns.env: test}}
+---
+` + db + `kind: GlobalNetworkPolicy
+metadata: {name: prod}
+spec: {order: 1, namespaceSelector: env == 'prod', ingress: [{action: Allow}]}
+---
+kind: GlobalNetworkPolicy
+metadata: {name: test}
+spec: {order: 2, selector: pcns.env == 'test', ingress: [{action: Allow}]}
+---
+kind: GlobalNetworkPolicy
+metadata: {name: db}
+spec:
+  order: 3
+  selector: app == 'db'
+  ingress: [{action: Allow, source: {namespaceSelector: env == 'prod'}}, {action: Allow, source: {serviceAccounts: {selector: level == '9'}}}, {action: Allow, source: {selector: pcsa.level == '9'}}]
+`
+	runStates(t, []state{{
+		name:      "a workload's own labels of a namespace and of a service account count for nothing, a host endpoint's do",
+		resources: resources,
+		verdicts: `
+			liar ingress gre 10.9.9.9 10.0.0.3 => Allow default/test[0]
+			eth0 normal.ingress gre 10.9.9.9 10.0.0.9 => Allow default/prod[0]
+			db ingress gre 10.0.0.9 10.0.0.2 => Allow default/db[0]
+			db ingress gre 10.0.0.3 10.0.0.2 => Deny default/end`,
+	}})
+}
+
 func TestTiers(t *testing.T) {
 	tiers := `kind: Tier
 metadata: {name: default}

@@ -117,7 +117,7 @@ type Rulesets struct {
 type HostRulesets struct {
 	Untracked Rulesets  // doNotTrack: before connection tracking, replies as well
 	PreDNAT   RulesetID // ingress only, before any translation of the destination
-	Forward   Rulesets  // applyOnForward, and whatever is in a namespace
+	Forward   Rulesets  // applyOnForward
 	Normal    Rulesets  // its enforced ones are never 0
 	// StagedPreDNAT is to PreDNAT what the staged ones of Rulesets are to theirs.
 	StagedPreDNAT RulesetID

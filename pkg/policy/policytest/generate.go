@@ -120,6 +120,9 @@ func workload(namespace string, n int) *rapid.Generator[api.Resource] {
 	return rapid.Custom(func(t *rapid.T) api.Resource {
 		w := api.NewWorkloadEndpoint()
 		w.ObjectMeta = meta(namespace, fmt.Sprint("w", n), labels(t))
+		if maybe(t, 8) {
+			w.Labels[one(t, []string{"pcns.", "pcsa."})+one(t, labelNames)] = one(t, labelTexts)
+		}
 		w.Spec.Orchestrator = one(t, []string{"cni", "k8s"})
 		w.Spec.Node = one(t, []string{Node, Node, Node, "node-2"})
 		w.Spec.ServiceAccountName = one(t, accounts)

@@ -15,7 +15,7 @@ import (
 
 // newKubernetesPolicy reads a policy of Kubernetes as Kubernetes does.
 func newKubernetesPolicy(r *api.StagedKubernetesNetworkPolicy) aPolicy {
-	p := aPolicy{tier: "default", order: 1000, stages: []string{"normal", "forward"}, rules: make(map[string][]aRule)}
+	p := aPolicy{tier: "default", order: 1000, stages: []string{"normal"}, rules: make(map[string][]aRule)}
 	p.selectors = append(p.selectors, func(labels map[string]string) bool { return isPod(labels) && has(labels, "", &r.Spec.PodSelector) })
 	types := r.Spec.PolicyTypes
 	if len(types) == 0 {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sort"
+	"strings"
 
 	"calico-xdp/pkg/api"
 	"calico-xdp/pkg/policy"
@@ -93,7 +94,9 @@ func newOracle(store *api.Store, staged bool) *Oracle {
 func (o *Oracle) labelsOf(w *api.WorkloadEndpoint) map[string]string {
 	own := make(map[string]string)
 	for k, v := range w.Labels {
-		own[k] = v
+		if !strings.HasPrefix(k, "pcns.") && !strings.HasPrefix(k, "pcsa.") {
+			own[k] = v
+		}
 	}
 	own["projectcalico.org/namespace"] = w.Namespace
 	own["projectcalico.org/orchestrator"] = w.Spec.Orchestrator

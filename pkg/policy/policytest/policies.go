@@ -123,7 +123,7 @@ func nameOf(key api.Key) string { return key.Name + "/" + key.Namespace + "/" + 
 func global(s v3.NetworkPolicySpec) v3.GlobalNetworkPolicySpec {
 	return v3.GlobalNetworkPolicySpec{
 		Tier: s.Tier, Order: s.Order, Selector: s.Selector, ServiceAccountSelector: s.ServiceAccountSelector,
-		Types: s.Types, Ingress: s.Ingress, Egress: s.Egress, ApplyOnForward: true,
+		Types: s.Types, Ingress: s.Ingress, Egress: s.Egress,
 	}
 }
 
