@@ -135,6 +135,28 @@ func defaultPolicy(r Resource, tier *string, types *[]v3.PolicyType) {
 	r.SetAnnotations(annotations)
 }
 
+// FillTier says in spec and label of a policy which tier it is in. Calico 3.31 and
+// before store neither for the default tier.
+func FillTier(r Resource) {
+	var tier *string
+	switch r := r.(type) {
+	case *NetworkPolicy:
+		tier = &r.Spec.Tier
+	case *GlobalNetworkPolicy:
+		tier = &r.Spec.Tier
+	case *StagedNetworkPolicy:
+		tier = &r.Spec.Tier
+	case *StagedGlobalNetworkPolicy:
+		tier = &r.Spec.Tier
+	default:
+		return
+	}
+	*tier = orElse(*tier, DefaultTier)
+	if r.GetLabels()[v3.LabelTier] == "" {
+		setLabel(r, v3.LabelTier, *tier)
+	}
+}
+
 func defaultRules(lists ...[]Rule) {
 	for _, rules := range lists {
 		for i := range rules {

@@ -44,11 +44,14 @@ func (c *Client) Try(ctx context.Context, resources []api.Resource, limit time.D
 	unchanged := []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(trialPath), "=", 0)}
 	var puts []clientv3.Op
 	for _, r := range resources {
-		path, value, before, revision, err := c.next(ctx, r)
+		key, value, before, revision, err := c.next(ctx, r)
 		if err != nil {
 			return nil, err
 		}
-		key := api.KeyOf(r)
+		path, err := c.codec.path(key)
+		if err != nil {
+			return nil, err
+		}
 		trial.Changes = append(trial.Changes, api.TrialChange{Kind: key.Kind, Namespace: key.Namespace, Name: key.Name, Before: before})
 		unchanged = append(unchanged, clientv3.Compare(clientv3.ModRevision(path), "=", revision))
 		puts = append(puts, clientv3.OpPut(path, string(value)))
@@ -79,32 +82,32 @@ func (c *Client) Try(ctx context.Context, resources []api.Resource, limit time.D
 	return trial, nil
 }
 
-// next returns how r is to be stored, and what is stored now with its revision, 0 for
-// nothing.
-func (c *Client) next(ctx context.Context, r api.Resource) (path string, value, before []byte, revision int64, err error) {
+// next returns where and how r is to be stored, and what is stored now with its
+// revision, 0 for nothing.
+func (c *Client) next(ctx context.Context, r api.Resource) (at api.Key, value, before []byte, revision int64, err error) {
 	var wanted int64
 	if v := r.GetResourceVersion(); v != "" {
 		if wanted, err = parseRevision(api.KeyOf(r), v); err != nil {
 			return
 		}
 	}
-	r, key, path, err := c.prepare(r)
+	r, key, _, err := c.prepare(r)
 	if err != nil {
-		return path, nil, nil, 0, err
+		return key, nil, nil, 0, err
 	}
-	stored, err := c.read(ctx, key)
+	at, stored, err := c.locate(ctx, key)
 	switch {
 	case errors.Is(err, ErrNotFound) && wanted == 0:
 		identify(r)
 		value, err = api.Encode(r)
-		return path, value, nil, 0, err
+		return at, value, nil, 0, err
 	case err != nil:
-		return path, nil, nil, 0, err
+		return at, nil, nil, 0, err
 	case wanted != 0 && wanted != stored.ModRevision:
-		return path, nil, nil, 0, conflict(key, wanted, stored.ModRevision)
+		return at, nil, nil, 0, conflict(key, wanted, stored.ModRevision)
 	}
-	value, err = c.merge(r, key, stored.Value)
-	return path, value, stored.Value, stored.ModRevision, err
+	value, err = c.merge(r, at, stored.Value)
+	return at, value, stored.Value, stored.ModRevision, err
 }
 
 // ConfirmTrial makes a trial's changes stay. ErrNotFound: there is no such trial, or it

@@ -20,12 +20,16 @@ import (
 
 // Get returns the resource with this key, or ErrNotFound.
 func (c *Client) Get(ctx context.Context, key api.Key) (api.Resource, error) {
-	key = c.codec.withNamespace(key)
-	kv, err := c.read(ctx, key)
+	at, kv, err := c.locate(ctx, c.codec.withNamespace(key))
 	if err != nil {
 		return nil, err
 	}
-	return decode(key, kv)
+	r, err := decode(at, kv)
+	if err != nil {
+		return nil, err
+	}
+	show(r)
+	return r, nil
 }
 
 // read returns what is stored at key.
@@ -62,6 +66,7 @@ func (c *Client) ListAsOf(ctx context.Context, kind, namespace string) (objects 
 		return nil, "", fmt.Errorf("unknown kind %q", kind)
 	}
 	l, err := c.list(ctx, kind, c.codec.prefix(k, namespace), 0)
+	showAll(l.objects)
 	return l.objects, strconv.FormatInt(l.revision, 10), err
 }
 
@@ -141,6 +146,9 @@ func (c *Client) create(ctx context.Context, r api.Resource, guards ...Guard) (a
 	if err != nil {
 		return nil, err
 	}
+	if err := c.free(ctx, key); err != nil {
+		return nil, err
+	}
 	if !c.codec.byName[key.Kind].Internal {
 		identify(r)
 	}
@@ -190,19 +198,20 @@ func (c *Client) UpdateIf(ctx context.Context, r api.Resource, guards ...Guard) 
 			return nil, err
 		}
 	}
-	r, key, path, err := c.prepare(r)
+	r, key, _, err := c.prepare(r)
 	if err != nil {
 		return nil, err
 	}
 	for {
-		stored, err := c.read(ctx, key)
+		at, stored, err := c.locate(ctx, key)
 		if err != nil {
 			return nil, err
 		}
+		path := string(stored.Key)
 		if wanted != 0 && stored.ModRevision != wanted {
 			return nil, conflict(key, wanted, stored.ModRevision)
 		}
-		value, err := c.merge(r, key, stored.Value)
+		value, err := c.merge(r, at, stored.Value)
 		if err != nil {
 			return nil, err
 		}
@@ -225,7 +234,7 @@ func (c *Client) UpdateIf(ctx context.Context, r api.Resource, guards ...Guard) 
 	}
 }
 
-// merge returns r as it is to be stored in place of stored. r takes over uid
+// merge returns r as it is to be stored under key in place of stored. r takes over uid
 // and creation time.
 func (c *Client) merge(r api.Resource, key api.Key, stored []byte) ([]byte, error) {
 	internal := c.codec.byName[key.Kind].Internal
@@ -247,7 +256,10 @@ func (c *Client) merge(r api.Resource, key api.Key, stored []byte) ([]byte, erro
 		}
 		identify(r)
 	}
+	name := r.GetName()
+	r.SetName(key.Name) // a policy may be stored under its former name
 	value, err := api.Encode(r)
+	r.SetName(name)
 	if err != nil || broken {
 		return value, err
 	}
@@ -285,7 +297,14 @@ func (c *Client) Delete(ctx context.Context, key api.Key, resourceVersion string
 // DeleteIf is Delete, done only if the guards hold.
 func (c *Client) DeleteIf(ctx context.Context, key api.Key, resourceVersion string, guards ...Guard) (api.Resource, error) {
 	key = c.codec.withNamespace(key)
-	path, err := c.codec.path(key)
+	at := key
+	if _, ok := formerly(key); ok {
+		var err error
+		if at, _, err = c.locate(ctx, key); err != nil {
+			return nil, err
+		}
+	}
+	path, err := c.codec.path(at)
 	if err != nil {
 		return nil, err
 	}
@@ -311,7 +330,7 @@ func (c *Client) DeleteIf(ctx context.Context, key api.Key, resourceVersion stri
 	if len(old) == 0 {
 		return nil, nil
 	}
-	r, err := decode(key, old[0])
+	r, err := decode(at, old[0])
 	if err != nil {
 		c.log.Debug("the deleted object could not be read", "object", key, "error", err)
 		return nil, nil
