@@ -109,8 +109,10 @@ func (f *faults) rule(path string, r *Rule) {
 	if s := r.Destination.Services; s != nil && len(r.Destination.Ports)+len(r.Destination.NotPorts) > 0 {
 		f.add(path+".destination.ports", nil, "not together with services, which have ports")
 	}
-	if r.ICMP != nil && protocol != 1 && protocol != 58 {
-		f.add(path+".icmp", nil, "needs protocol ICMP or ICMPv6")
+	// By number it means the same, but Calico's own nodes take no notice of a policy
+	// that says so.
+	if r.ICMP != nil && (r.Protocol == nil || r.Protocol.StrVal != "ICMP" && r.Protocol.StrVal != "ICMPv6") {
+		f.add(path+".icmp", nil, "needs protocol ICMP or ICMPv6, by name")
 	}
 	for _, c := range []struct {
 		field string
@@ -204,6 +206,9 @@ func (f *faults) families(path string, r *Rule) {
 			family := 4
 			if p.Addr().Is6() {
 				family = 6
+			}
+			if p.Bits() == 0 && strings.HasSuffix(l.field, ".notNets") {
+				f.add(at, s, "without all addresses the rule matches nothing")
 			}
 			switch {
 			case version == 0:

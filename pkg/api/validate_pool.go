@@ -49,6 +49,15 @@ func (f *faults) pool(s *v3.IPPoolSpec) {
 	if balancer && s.DisableBGPExport {
 		f.add("spec.disableBGPExport", true, "a pool for load balancers is exported")
 	}
+	if usesGlobal(s.NodeSelector) {
+		f.add("spec.nodeSelector", s.NodeSelector, "global() is no node: all() selects all")
+	}
+	if usesGlobal(s.NamespaceSelector) {
+		f.add("spec.namespaceSelector", s.NamespaceSelector, "global() is no namespace: all() selects all")
+	}
+	if s.NamespaceSelector != "" && slices.Contains(s.AllowedUses, v3.IPPoolAllowedUseTunnel) {
+		f.add("spec.namespaceSelector", s.NamespaceSelector, "tunnels have no namespace: allowedUses must be without Tunnel")
+	}
 	if balancer && s.NodeSelector != "all()" {
 		f.add("spec.nodeSelector", s.NodeSelector, "a pool for load balancers has all()")
 	}
