@@ -177,10 +177,15 @@ func TestWhereFrom(t *testing.T) {
 	w.pool("p6", "10.6.0.0/29", 30, func(s *v3.IPPoolSpec) {
 		s.AllowedUses = []v3.IPPoolAllowedUse{"LoadBalancer"}
 	})
+	w.pool("p0", "10.0.0.0/29", 30, func(s *v3.IPPoolSpec) {
+		s.NamespaceSelector = "team == 'blue'"
+		s.AllowedUses = []v3.IPPoolAllowedUse{v3.IPPoolAllowedUseWorkload}
+	})
 	for _, test := range []struct {
 		r    Request
 		want string // the /16, or the sentinel
 	}{
+		{Request{Node: "a", IPv4: 1, Pools4: []string{"p0"}}, "10.0."},
 		{Request{Node: "a", IPv4: 1}, "10.1."},
 		{Request{Node: "b", IPv4: 1}, "10.2."},
 		{Request{Node: "unknown", IPv4: 1}, ErrNoPool.Error()},

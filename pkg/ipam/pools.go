@@ -75,9 +75,16 @@ func (p pool) selects(labels map[string]string) bool {
 	return err == nil && s.Matches(labels)
 }
 
+// selectsNamespace tells whether the pool is for the namespaces that we know, which have no
+// labels: those are Kubernetes' own. Calico's plugin outside of Kubernetes judges alike.
+func (p pool) selectsNamespace() bool {
+	s, err := api.ParseSelector(p.spec.NamespaceSelector)
+	return err == nil && (p.spec.NamespaceSelector == "" || s.Matches(nil))
+}
+
 // eligible returns the pools of a family that may serve a request. Pools that
 // the request names, by name or CIDR, are taken as they are, in its order:
-// neither their node selector nor their assignment mode counts, since the user
+// neither their selectors nor their assignment mode count, since the user
 // chose.
 func eligible(all []pool, is4 bool, use string, labels map[string]string, requested []string) ([]pool, error) {
 	var out []pool
@@ -104,7 +111,7 @@ func eligible(all []pool, is4 bool, use string, labels map[string]string, reques
 		if p.spec.AssignmentMode != nil && *p.spec.AssignmentMode == v3.Manual {
 			continue
 		}
-		if p.selects(labels) {
+		if p.selects(labels) && p.selectsNamespace() {
 			out = append(out, p)
 		}
 	}
