@@ -1,9 +1,9 @@
 package desired
 
 import (
-	"encoding/binary"
+	"cmp"
+	"crypto/sha256"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"net/netip"
 	"slices"
@@ -104,14 +104,14 @@ func (r *bgpReader) asOf(n node) uint32 {
 }
 
 // portOf returns the port that a node listens on.
-func (r *bgpReader) portOf(node string) int {
+func (r *bgpReader) portOf(node string) int { return cmp.Or(r.configuredPort(node), defaultBGPPort) }
+
+// configuredPort is portOf as far as BGPConfiguration says it, otherwise 0.
+func (r *bgpReader) configuredPort(node string) int {
 	if conf, ok := r.in.Resources.Get(bgpConfiguration("node." + node)).(*api.BGPConfiguration); ok && conf.Spec.ListenPort != 0 {
 		return int(conf.Spec.ListenPort)
 	}
-	if r.spec.ListenPort != 0 {
-		return int(r.spec.ListenPort)
-	}
-	return defaultBGPPort
+	return int(r.spec.ListenPort)
 }
 
 // clusterID returns a node's route reflector cluster, empty if it is none.
@@ -195,11 +195,21 @@ func (s *State) routerID(in Input, c *cluster) netip.Addr {
 	if id != "hash" && c.self.ipv4.IsValid() {
 		return c.self.ipv4.Addr()
 	}
-	h := fnv.New32a()
-	h.Write([]byte(c.self.name))
-	var raw [4]byte
-	binary.BigEndian.PutUint32(raw[:], max(h.Sum32(), 1)) // 0.0.0.0 is not an id
-	return netip.AddrFrom4(raw)
+	return hashedID(c.self.name)
+}
+
+// hashedID makes a router id from a node's name, the same as Calico's node makes: the
+// first bytes of its SHA-256, kept out of the addresses from 224.0.0.0 on.
+func hashedID(name string) netip.Addr {
+	sum := sha256.Sum256([]byte(name))
+	if sum[0] >= 224 {
+		sum[0] -= 32
+	}
+	id := netip.AddrFrom4([4]byte(sum[:4]))
+	if id.IsUnspecified() {
+		return id.Next() // 0.0.0.0 is not an id
+	}
+	return id
 }
 
 func bgpConfiguration(name string) api.Key {

@@ -96,6 +96,9 @@ func (r *bgpReader) addConfigured(key api.Key, p *api.BGPPeer) error {
 		return fmt.Errorf("peerIP: %w", err)
 	}
 	address := ap.Addr().Unmap()
+	if !r.cluster.self.address(address.Is6()).IsValid() {
+		return nil // a peer of all nodes is none of those that do not speak its family
+	}
 	peer := BGPPeer{Address: address, Port: int(ap.Port()), AS: uint32(p.Spec.ASNumber), Kind: kind}
 	if peer.AS == 0 {
 		peer.AS = r.State.BGP.AS
@@ -115,6 +118,9 @@ func (r *bgpReader) addConfigured(key api.Key, p *api.BGPPeer) error {
 	}
 	if n := p.Spec.NumAllowedLocalASNumbers; n != nil {
 		peer.AllowLocalAS = int(*n)
+	}
+	if as := p.Spec.LocalASNumber; as != nil && uint32(*as) != r.State.BGP.AS {
+		peer.LocalAS = uint32(*as)
 	}
 	if err := r.complete(&peer, p, ""); err != nil {
 		return err
@@ -179,6 +185,9 @@ func (r *bgpReader) addNodes(key api.Key, p *api.BGPPeer, kind string, match fun
 				continue
 			}
 			peer.Kind = kind
+			if as := p.Spec.LocalASNumber; as != nil && p.Spec.PeerSelector == "" {
+				peer.AS = uint32(*as) // as which the node speaks to this one
+			}
 			if hops := p.Spec.TTLSecurity; hops != nil {
 				peer.Hops = int(*hops)
 			}
@@ -213,9 +222,6 @@ func (r *bgpReader) complete(peer *BGPPeer, p *api.BGPPeer, clusterID string) (e
 	peer.Local = netip.Addr{}
 	if p.Spec.SourceAddress != v3.SourceAddressNone {
 		peer.Local = r.cluster.self.address(peer.Address.Is6()).Addr()
-	}
-	if as := p.Spec.LocalASNumber; as != nil && uint32(*as) != r.State.BGP.AS {
-		peer.LocalAS = uint32(*as)
 	}
 	if t := p.Spec.MaxRestartTime; t != nil {
 		peer.RestartTime = seconds(t.Seconds())
@@ -282,10 +288,11 @@ func (r *bgpReader) selects(name, selector string, n node) (bool, error) {
 }
 
 // nodesAt returns the nodes that have an address, are in an AS and, unless port is
-// 0, listen on it.
+// 0, do not say that they listen on another one.
 func (r *bgpReader) nodesAt(a netip.Addr, as uint32, port int) []string {
 	return slices.DeleteFunc(slices.Clone(r.byAddress[a]), func(name string) bool {
-		return r.asOf(r.cluster.nodes[name]) != as || port != 0 && r.portOf(name) != port
+		listens := r.configuredPort(name)
+		return r.asOf(r.cluster.nodes[name]) != as || port != 0 && listens != 0 && listens != port
 	})
 }
 

@@ -80,21 +80,28 @@ func announced(s Service, nets serviceNets, apart bool) []netip.Addr {
 	in := func(nets []netip.Prefix, a netip.Addr, alone bool) bool {
 		return slices.ContainsFunc(nets, func(p netip.Prefix) bool { return p.Contains(a) && (!alone || p.IsSingleIP()) })
 	}
+	// From where the service is to be reached, by the family of its address.
+	here := func(is6 bool) bool { return is6 && s.Here6 || !is6 && s.Here4 }
 	if !s.Local {
-		balanced := s.LoadBalancer && slices.ContainsFunc(s.BalancerIPs, func(a netip.Addr) bool { return in(nets.balancer, a, !apart) })
+		balanced := func(alone bool) bool {
+			return s.LoadBalancer && slices.ContainsFunc(s.BalancerIPs, func(a netip.Addr) bool { return in(nets.balancer, a, alone) })
+		}
 		external := slices.ContainsFunc(s.ExternalIPs, func(a netip.Addr) bool { return in(nets.external, a, true) })
-		if !balanced && !external {
+		switch {
+		case balanced(true) || external:
+			here = func(bool) bool { return true }
+		case apart && balanced(false):
+			// Another cluster may have the same address: it takes over what nothing
+			// answers here.
+			here = func(is6 bool) bool { return is6 && s.Ready6 || !is6 && s.Ready4 }
+		default:
 			return nil // its nets are announced as a whole
 		}
 	}
 	var out []netip.Addr
 	add := func(addresses []netip.Addr, allowed func(netip.Addr) bool) {
 		for _, a := range addresses {
-			here := s.Here4
-			if a.Is6() {
-				here = s.Here6
-			}
-			if allowed(a) && (here || !s.Local) {
+			if allowed(a) && here(a.Is6()) {
 				out = append(out, a)
 			}
 		}

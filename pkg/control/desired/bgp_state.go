@@ -147,4 +147,6 @@ type Service struct {
 	Local bool
 	// Here4 and Here6 say that a ready endpoint of the family is on this node.
 	Here4, Here6 bool
+	// Ready4 and Ready6 say that there is one on any node.
+	Ready4, Ready6 bool
 }

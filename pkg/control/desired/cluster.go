@@ -70,6 +70,11 @@ type pool struct {
 	natOutgoing bool
 }
 
+// encapsulates tells whether packets to some node are put into others.
+func (p pool) encapsulates() bool {
+	return p.ipip != "" && p.ipip != v3.IPIPModeNever && p.prefix.Addr().Is4() || p.vxlan != "" && p.vxlan != v3.VXLANModeNever
+}
+
 // byKey goes through the resources of one kind in the order of their names, so
 // that whatever two of them dispute is decided the same way every time.
 func byKey[T api.Resource](s *api.Store, kind string) func(yield func(api.Key, T) bool) {

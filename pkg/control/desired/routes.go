@@ -330,11 +330,14 @@ func (s *State) learnedRoutes(in Input, c *cluster, host []netip.Addr) map[netip
 	within := func(nets []netip.Prefix, p netip.Prefix) bool {
 		return slices.ContainsFunc(nets, func(n netip.Prefix) bool { return n.Bits() <= p.Bits() && n.Contains(p.Addr()) })
 	}
-	// A pool's addresses are where the datastore says; service addresses are every
-	// node's own.
+	// Service addresses are every node's own. What a pool encapsulates goes where the
+	// datastore says; what nodes do not have of another may be anywhere, such as in the
+	// cluster that a disabled pool stands for.
 	elsewhere := s.learnedElsewhere(in)
 	for _, p := range c.pools {
-		elsewhere = append(elsewhere, p.prefix)
+		if p.encapsulates() {
+			elsewhere = append(elsewhere, p.prefix)
+		}
 	}
 	learned := in.Learned
 	if len(learned) > maxLearned {

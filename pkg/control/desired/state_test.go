@@ -243,6 +243,8 @@ func service(in *Input, f []string) error {
 			s.LoadBalancer = true
 		case "here4":
 			s.Here4 = true
+		case "ready4":
+			s.Ready4 = true
 		case "here6":
 			s.Here6 = true
 		case "cluster":

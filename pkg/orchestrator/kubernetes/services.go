@@ -78,24 +78,31 @@ func (w *Watcher) Services() []desired.Service {
 
 func (w *Watcher) readServices() []desired.Service {
 	type families struct{ v4, v6 bool }
-	here := make(map[string]families)
+	here, ready := make(map[string]families), make(map[string]families)
 	for _, object := range w.slices.List() {
 		s, ok := object.(*discovery.EndpointSlice)
 		if !ok || len(s.Endpoints) == 0 {
 			continue
 		}
 		name := s.Namespace + "/" + s.Labels[discovery.LabelServiceName]
-		f := here[name]
-		f.v4 = f.v4 || s.AddressType == discovery.AddressTypeIPv4
-		f.v6 = f.v6 || s.AddressType == discovery.AddressTypeIPv6
-		here[name] = f
+		add := func(to map[string]families) {
+			f := to[name]
+			f.v4 = f.v4 || s.AddressType == discovery.AddressTypeIPv4
+			f.v6 = f.v6 || s.AddressType == discovery.AddressTypeIPv6
+			to[name] = f
+		}
+		add(ready)
+		if s.Endpoints[0].NodeName != nil {
+			add(here)
+		}
 	}
 	var out []desired.Service
 	for _, object := range w.services.List() {
 		if s, ok := object.(*core.Service); ok {
 			if service, ok := serviceOf(s); ok {
-				f := here[service.Name]
+				f, any := here[service.Name], ready[service.Name]
 				service.Here4, service.Here6 = f.v4, f.v6
+				service.Ready4, service.Ready6 = any.v4, any.v6
 				out = append(out, service)
 			}
 		}
@@ -151,8 +158,8 @@ func stripService(object any) any {
 	return out
 }
 
-// stripSlice leaves one endpoint of a slice that has ready ones on this node, and none
-// of others. What it leaves it may be given again.
+// stripSlice leaves one endpoint of a slice that has ready ones: on this node, if some
+// are, else on none. What it leaves it may be given again.
 func (w *Watcher) stripSlice(object any) any {
 	s, ok := object.(*discovery.EndpointSlice)
 	if !ok {
@@ -160,11 +167,15 @@ func (w *Watcher) stripSlice(object any) any {
 	}
 	out := &discovery.EndpointSlice{ObjectMeta: bare(s.ObjectMeta), AddressType: s.AddressType}
 	out.Labels = map[string]string{discovery.LabelServiceName: s.Labels[discovery.LabelServiceName]}
-	if slices.ContainsFunc(s.Endpoints, func(e discovery.Endpoint) bool {
-		ready := e.Conditions.Ready == nil || *e.Conditions.Ready
-		return ready && e.NodeName != nil && *e.NodeName == w.o.Node
-	}) {
-		out.Endpoints = []discovery.Endpoint{{NodeName: &w.o.Node}}
+	for _, e := range s.Endpoints {
+		switch ready := e.Conditions.Ready == nil || *e.Conditions.Ready; {
+		case !ready:
+		case e.NodeName != nil && *e.NodeName == w.o.Node:
+			out.Endpoints = []discovery.Endpoint{{NodeName: &w.o.Node}}
+			return out
+		default:
+			out.Endpoints = []discovery.Endpoint{{}}
+		}
 	}
 	return out
 }

@@ -64,8 +64,8 @@ func (w *Watcher) eventually(t *testing.T, what, want string, got func() string)
 func (w *Watcher) serviceText() string {
 	var lines []string
 	for _, s := range w.Services() {
-		lines = append(lines, fmt.Sprintf("%s cluster %v external %v balancer %v %v local %v here %v %v",
-			s.Name, s.ClusterIPs, s.ExternalIPs, s.LoadBalancer, s.BalancerIPs, s.Local, s.Here4, s.Here6))
+		lines = append(lines, fmt.Sprintf("%s cluster %v external %v balancer %v %v local %v here %v %v ready %v %v",
+			s.Name, s.ClusterIPs, s.ExternalIPs, s.LoadBalancer, s.BalancerIPs, s.Local, s.Here4, s.Here6, s.Ready4, s.Ready6))
 	}
 	return strings.Join(lines, "\n")
 }
@@ -123,10 +123,10 @@ func TestServices(t *testing.T) {
 		t.Errorf("services that nobody has asked for: %s", got)
 	}
 	w.Follow(true, nil)
-	const both, plain = "shop/both cluster [10.96.0.2 fd96::2] external [] balancer false [] local true here false true\n",
-		"shop/plain cluster [10.96.0.1] external [] balancer false [] local false here false false\n"
+	const both, plain = "shop/both cluster [10.96.0.2 fd96::2] external [] balancer false [] local true here false true ready true true\n",
+		"shop/plain cluster [10.96.0.1] external [] balancer false [] local false here false false ready false false\n"
 	const web = "shop/web cluster [10.96.0.3] external [198.51.100.3] balancer true [203.0.113.3] local true here "
-	w.eventually(t, "services", both+plain+web+"true false", w.serviceText)
+	w.eventually(t, "services", both+plain+web+"true false ready true false", w.serviceText)
 	if w.Pending() {
 		t.Error("pending after all has been read")
 	}
@@ -140,13 +140,13 @@ func TestServices(t *testing.T) {
 		}
 	}
 	update(endpoints("web", "web-2", discovery.AddressTypeIPv4, "a!"))
-	w.eventually(t, "not ready", both+plain+web+"false false", w.serviceText)
+	w.eventually(t, "not ready here", both+plain+web+"false false ready true false", w.serviceText)
 	update(endpoints("web", "web-1", discovery.AddressTypeIPv4, "b", "a"))
-	w.eventually(t, "in the other slice", both+plain+web+"true false", w.serviceText)
+	w.eventually(t, "in the other slice", both+plain+web+"true false ready true false", w.serviceText)
 	if err := in.Delete(ctx, "web-1", meta.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually(t, "slice gone", both+plain+web+"false false", w.serviceText)
+	w.eventually(t, "slice gone", both+plain+web+"false false ready false false", w.serviceText)
 
 	// What makes no difference here is not told.
 	before := w.Services()
@@ -234,7 +234,7 @@ func TestNoServer(t *testing.T) {
 	}
 	there.Store(true)
 	w.Follow(true, []string{"bgp"}) // looks again at once
-	w.eventually(t, "services", "shop/plain cluster [10.96.0.1] external [] balancer false [] local false here false false", w.serviceText)
+	w.eventually(t, "services", "shop/plain cluster [10.96.0.1] external [] balancer false [] local false here false false ready false false", w.serviceText)
 	if w.Pending() {
 		t.Error("pending again")
 	}
