@@ -11,6 +11,7 @@ const volatile enum flow_state flow_state_names;
 const volatile enum route_kind route_kind_names;
 const volatile enum to_host to_host_names;
 const volatile enum rule_action rule_action_names;
+const volatile enum ruleset_header ruleset_header_names;
 const volatile enum host_policy host_policy_names;
 const volatile enum workload_tunnel workload_tunnel_names;
 const volatile enum rpf rpf_names;

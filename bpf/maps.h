@@ -267,11 +267,36 @@ struct evaluation {
 	__u32 at;	/* number of the first of the 64 */
 	__u32 from;	/* rules below it do not match any more */
 	int verdict;
+	__u32 logs;	/* Log rules met */
+	__u32 pad;
 };
+
+/* The verdict of a ruleset about packets of some classes, where it takes long to find. It
+ * holds while the rulesets are what they were.
+ */
+struct remembered {
+	__u64 generation; /* ruleset_words[0] before it was looked for */
+	__u32 base;
+	__u32 source;
+	__u32 destination;
+	__u32 ports;
+	int verdict;
+	__u32 pad;
+};
+
+#define REMEMBERED_BITS 12
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct remembered);
+	__uint(max_entries, 1 << REMEMBERED_BITS);
+} remembered SEC(".maps");
 
 /* An evaluation of more than 64 rules: of policy.h alone. */
 struct search {
 	struct evaluation e;
+	struct remembered is;		/* what is looked for */
 	__u64 words;			/* of the block's 64 words, those that all dimensions store */
 	__u64 stored[DIMENSIONS];	/* of these words, those that a dimension stores */
 	__u32 first[DIMENSIONS];	/* and the index of the first of them */
@@ -279,7 +304,7 @@ struct search {
 	__u32 base;
 	__u32 block;			/* number of the next block's first rule */
 	__u32 rule_count;
-	__u32 pad;
+	__u32 any;			/* a bit for each dimension that need not be looked at */
 };
 
 struct {

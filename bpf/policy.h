@@ -2,7 +2,7 @@
  *
  * The classifier. A ruleset is a run of words in ruleset_words:
  *
- *   word 0            number of rules | peer classes << 32
+ *   word 0            number of rules | peer classes << 32 (enum ruleset_header)
  *   word 1            port classes
  *   rules             one word each: action | next << 8 | number << 32   (enum rule_action)
  *                     RULE_SOURCE_ONLY: its bit is set in all vectors but those of sources
@@ -19,7 +19,12 @@
  *
  * A packet's rule is the first bit set in the AND of its four vectors. The last rule
  * matches all, so there always is one. Cost does not grow with the number of rules:
- * words that are zero in any dimension are never looked at.
+ * words that are zero in any dimension are never looked at, nor are vectors of what no
+ * rule asks about. Where many words have to be, for there are rules enough for the
+ * source's class and for the port's but none of them near each other is for both, the
+ * verdict is remembered.
+ *
+ * ruleset_words[0] is another number after each change of the others.
  */
 #ifndef POLICY_H
 #define POLICY_H
@@ -179,6 +184,7 @@ static __always_inline int evaluate_rule(struct evaluation *e)
 			e->bits &= ~0ULL << (e->from - e->at & 63);
 		return 0;
 	case RULE_LOG:
+		e->logs++;
 		evaluate_log(word >> 32);
 		return 0;
 	default:
@@ -192,6 +198,14 @@ static long evaluate_step(__u32 i, struct search **searching)
 	struct search *s = *searching;
 
 	return !s->e.bits || evaluate_rule(&s->e);
+}
+
+/* A dimension's bits of 64 rules, of whose words the block has these before them; first is
+ * where the block's are.
+ */
+static __always_inline __u64 search_word(const struct search *s, int dimension, __u32 first, __u64 before)
+{
+	return s->any >> dimension & 1 ? ~0ULL : ruleset_word(first + popcount(s->stored[dimension] & before));
 }
 
 /* One step: a rule, or on to the next 64 rules, or on to the next block. */
@@ -212,12 +226,12 @@ static long search_step(__u32 i, struct search **searching)
 			return 0;
 		s->e.bits = s->e.from > s->e.at ? ~0ULL << (s->e.from - s->e.at & 63) : ~0ULL;
 		/* Sources and destination ports tell most rules apart. */
-		s->e.bits &= ruleset_word(s->first[0] + popcount(s->stored[0] & below));
-		s->e.bits &= ruleset_word(s->first[3] + popcount(s->stored[3] & below));
+		s->e.bits &= search_word(s, 0, s->first[0], below);
+		s->e.bits &= search_word(s, 3, s->first[3], below);
 		if (!s->e.bits)
 			return 0;
-		s->e.bits &= ruleset_word(s->first[1] + popcount(s->stored[1] & below));
-		s->e.bits &= ruleset_word(s->first[2] + popcount(s->stored[2] & below));
+		s->e.bits &= search_word(s, 1, s->first[1], below);
+		s->e.bits &= search_word(s, 2, s->first[2], below);
 		return 0;
 	}
 	if (s->block >= s->rule_count)
@@ -225,6 +239,8 @@ static long search_step(__u32 i, struct search **searching)
 	s->block += BLOCK_RULES;
 	s->words = ~0ULL;
 	for (int d = 0; d < DIMENSIONS; d++) {
+		if (s->any >> d & 1)
+			continue;
 		s->stored[d] = ruleset_word(s->vectors[d]);
 		s->first[d] = s->base + ruleset_word(s->vectors[d] + 1);
 		s->vectors[d] += 2;
@@ -248,6 +264,8 @@ static __always_inline int search_first(struct search *s)
 		if (block * BLOCK_RULES >= s->rule_count)
 			return 0;
 		for (int d = 0; d < DIMENSIONS; d++) {
+			if (s->any >> d & 1)
+				continue;
 			s->stored[d] = ruleset_word(s->vectors[d] + 2 * block);
 			all &= s->stored[d];
 		}
@@ -255,14 +273,26 @@ static __always_inline int search_first(struct search *s)
 			continue;
 		below = (all & -all) - 1;
 		at = block * BLOCK_RULES + popcount(below) * 64;
-		for (int d = 0; d < DIMENSIONS; d++)
+		for (int d = 0; d < DIMENSIONS; d++) {
+			if (s->any >> d & 1)
+				continue;
 			bits &= ruleset_word(s->base + ruleset_word(s->vectors[d] + 2 * block + 1) +
 					     popcount(s->stored[d] & below));
+		}
 		if (!bits)
 			return 0;
 		return rule_verdict(ruleset_word(s->base + 2 + at + lowest_bit(bits)));
 	}
 	return 0;
+}
+
+/* Where the verdict is remembered that is looked for. */
+static __always_inline struct remembered *remembered_of(const struct remembered *is)
+{
+	__u32 at = (is->base ^ is->source * 0x9e3779b1) * 0x85ebca6b ^ (is->destination ^ is->ports * 0xc2b2ae35) * 0x27d4eb2f;
+
+	at = (at ^ at >> 15) * 0x9e3779b1 >> (32 - REMEMBERED_BITS);
+	return bpf_map_lookup_elem(&remembered, &at);
 }
 
 /* Evaluates one ruleset. Returns what it says, RULE_ALLOW, RULE_DENY or RULE_CONTINUE,
@@ -272,8 +302,9 @@ static __always_inline int search_first(struct search *s)
  */
 __noinline int policy_evaluate(__u32 base, __u32 source, __u32 destination, __u32 ports)
 {
-	__u32 rule_count, count, row, zero = 0;
+	__u32 rule_count, row, classes, zero = 0;
 	__u64 header, word, bits = ~0ULL;
+	struct remembered *known;
 	struct search *s;
 	int verdict;
 
@@ -281,24 +312,38 @@ __noinline int policy_evaluate(__u32 base, __u32 source, __u32 destination, __u3
 	if (!base || !s)
 		return RULE_DENY;
 	header = ruleset_word(base);
-	rule_count = header;
-	count = header >> 32;
+	rule_count = header & RULESET_RULES;
+	classes = header >> 32;
 	row = base + 2 + rule_count;
-	if (source >= count || destination >= count)
+	if (source >= classes || destination >= classes)
 		return RULE_DENY;
-	/* A class that no rule matches has no vector. */
+	s->is.source = source;
+	s->is.destination = destination;
+	s->is.ports = ports;
+	s->vectors[0] = row + source;
+	s->vectors[1] = row + classes + destination;
+	s->any = (__u32)header / RULESET_ANY;
+	if (s->any >> 2 != 3) {
+		row += 2 * classes;
+		classes = ruleset_word(base + 1);
+		if (ports >> 16 >= classes || (ports & 0xffff) >= classes)
+			return RULE_DENY;
+		s->vectors[2] = row + (ports >> 16);
+		s->vectors[3] = row + classes + (ports & 0xffff);
+	}
+	if (rule_count <= 64)
+		bits >>= 64 - rule_count & 63;
+	else if (s->any == (1 << DIMENSIONS) - 1)
+		s->any ^= 1; /* one has to say where the rules end */
 	for (int d = 0; d < DIMENSIONS; d++) {
-		if (d == 2) {
-			count = ruleset_word(base + 1);
-			if (ports >> 16 >= count || (ports & 0xffff) >= count)
-				return RULE_DENY;
-		}
-		word = ruleset_word(row + (d == 0 ? source : d == 1 ? destination : d == 2 ? ports >> 16 : ports & 0xffff));
+		if (s->any >> d & 1)
+			continue;
+		/* A class that no rule matches has no vector. */
+		word = ruleset_word(s->vectors[d]);
 		if (!word)
 			return RULE_DENY;
 		bits &= word;
 		s->vectors[d] = base + word;
-		row += count;
 	}
 
 	if (rule_count <= 64) {
@@ -322,6 +367,15 @@ __noinline int policy_evaluate(__u32 base, __u32 source, __u32 destination, __u3
 	verdict = search_first(s);
 	if (verdict)
 		return verdict;
+	s->is.base = base;
+	s->is.generation = ruleset_word(0);
+	known = remembered_of(&s->is);
+	if (!known)
+		return RULE_DENY;
+	if (known->base == base && known->generation == s->is.generation && known->source == s->is.source &&
+	    known->destination == s->is.destination && known->ports == s->is.ports)
+		return known->verdict;
+	s->e.logs = 0;
 	s->e.bits = 0;
 	s->e.rules = base + 2;
 	s->e.from = 0;
@@ -329,6 +383,11 @@ __noinline int policy_evaluate(__u32 base, __u32 source, __u32 destination, __u3
 	s->words = 0;
 	s->block = 0;
 	bpf_loop(2 * MAX_RULES, search_step, &s, 0);
+	/* Log rules want to be met each time. */
+	if (!s->e.logs) {
+		s->is.verdict = s->e.verdict;
+		*known = s->is;
+	}
 	return s->e.verdict;
 }
 
@@ -338,7 +397,7 @@ __noinline int policy_evaluate(__u32 base, __u32 source, __u32 destination, __u3
 static __always_inline int policy_of_source(__u32 base, __u32 source)
 {
 	__u64 header = ruleset_word(base), bits, stored, word;
-	__u32 rule_count = header, at = 0, vector;
+	__u32 rule_count = header & RULESET_RULES, at = 0, vector;
 
 	if (!base || source >= header >> 32)
 		return 0;

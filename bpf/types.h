@@ -319,6 +319,12 @@ enum rule_action {
 	RULE_SOURCE_ONLY = 128,	/* added: the rule asks for nothing but the source */
 };
 
+/* In the lower half of a ruleset's first word. */
+enum ruleset_header {
+	RULESET_RULES = 0xffffff, /* how many */
+	RULESET_ANY = 1 << 24,	  /* shifted by each dimension's number of which no rule asks anything */
+};
+
 /* A rule's number says where it comes from. Rulesets that have the same rule of the
  * same policy have the same number for it; 0 is no rule. struct counter by number is in
  * rule_counters. rule_names is for people and for the daemon's next start: no program

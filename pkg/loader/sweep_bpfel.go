@@ -38,6 +38,7 @@ const (
 	sweepMapPeers            = "peers"
 	sweepMapPlaceNodes       = "place_nodes"
 	sweepMapPortClasses      = "port_classes"
+	sweepMapRemembered       = "remembered"
 	sweepMapRoutes           = "routes"
 	sweepMapRuleCounters     = "rule_counters"
 	sweepMapRuleNames        = "rule_names"
@@ -132,6 +133,7 @@ type sweepMapSpecs struct {
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	PlaceNodes     *ebpf.MapSpec `ebpf:"place_nodes"`
 	PortClasses    *ebpf.MapSpec `ebpf:"port_classes"`
+	Remembered     *ebpf.MapSpec `ebpf:"remembered"`
 	Routes         *ebpf.MapSpec `ebpf:"routes"`
 	RuleCounters   *ebpf.MapSpec `ebpf:"rule_counters"`
 	RuleNames      *ebpf.MapSpec `ebpf:"rule_names"`
@@ -200,6 +202,7 @@ type sweepMaps struct {
 	Peers          *ebpf.Map `ebpf:"peers"`
 	PlaceNodes     *ebpf.Map `ebpf:"place_nodes"`
 	PortClasses    *ebpf.Map `ebpf:"port_classes"`
+	Remembered     *ebpf.Map `ebpf:"remembered"`
 	Routes         *ebpf.Map `ebpf:"routes"`
 	RuleCounters   *ebpf.Map `ebpf:"rule_counters"`
 	RuleNames      *ebpf.Map `ebpf:"rule_names"`
@@ -235,6 +238,7 @@ func (m *sweepMaps) Close() error {
 		m.Peers,
 		m.PlaceNodes,
 		m.PortClasses,
+		m.Remembered,
 		m.Routes,
 		m.RuleCounters,
 		m.RuleNames,

@@ -38,6 +38,7 @@ const (
 	tcMapPeers          = "peers"
 	tcMapPlaceNodes     = "place_nodes"
 	tcMapPortClasses    = "port_classes"
+	tcMapRemembered     = "remembered"
 	tcMapRoutes         = "routes"
 	tcMapRuleCounters   = "rule_counters"
 	tcMapRuleNames      = "rule_names"
@@ -129,6 +130,7 @@ type tcMapSpecs struct {
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	PlaceNodes     *ebpf.MapSpec `ebpf:"place_nodes"`
 	PortClasses    *ebpf.MapSpec `ebpf:"port_classes"`
+	Remembered     *ebpf.MapSpec `ebpf:"remembered"`
 	Routes         *ebpf.MapSpec `ebpf:"routes"`
 	RuleCounters   *ebpf.MapSpec `ebpf:"rule_counters"`
 	RuleNames      *ebpf.MapSpec `ebpf:"rule_names"`
@@ -188,6 +190,7 @@ type tcMaps struct {
 	Peers          *ebpf.Map `ebpf:"peers"`
 	PlaceNodes     *ebpf.Map `ebpf:"place_nodes"`
 	PortClasses    *ebpf.Map `ebpf:"port_classes"`
+	Remembered     *ebpf.Map `ebpf:"remembered"`
 	Routes         *ebpf.Map `ebpf:"routes"`
 	RuleCounters   *ebpf.Map `ebpf:"rule_counters"`
 	RuleNames      *ebpf.Map `ebpf:"rule_names"`
@@ -223,6 +226,7 @@ func (m *tcMaps) Close() error {
 		m.Peers,
 		m.PlaceNodes,
 		m.PortClasses,
+		m.Remembered,
 		m.Routes,
 		m.RuleCounters,
 		m.RuleNames,

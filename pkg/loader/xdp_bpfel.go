@@ -38,6 +38,7 @@ const (
 	xdpMapPeers          = "peers"
 	xdpMapPlaceNodes     = "place_nodes"
 	xdpMapPortClasses    = "port_classes"
+	xdpMapRemembered     = "remembered"
 	xdpMapRoutes         = "routes"
 	xdpMapRuleCounters   = "rule_counters"
 	xdpMapRuleNames      = "rule_names"
@@ -121,6 +122,7 @@ type xdpMapSpecs struct {
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	PlaceNodes     *ebpf.MapSpec `ebpf:"place_nodes"`
 	PortClasses    *ebpf.MapSpec `ebpf:"port_classes"`
+	Remembered     *ebpf.MapSpec `ebpf:"remembered"`
 	Routes         *ebpf.MapSpec `ebpf:"routes"`
 	RuleCounters   *ebpf.MapSpec `ebpf:"rule_counters"`
 	RuleNames      *ebpf.MapSpec `ebpf:"rule_names"`
@@ -180,6 +182,7 @@ type xdpMaps struct {
 	Peers          *ebpf.Map `ebpf:"peers"`
 	PlaceNodes     *ebpf.Map `ebpf:"place_nodes"`
 	PortClasses    *ebpf.Map `ebpf:"port_classes"`
+	Remembered     *ebpf.Map `ebpf:"remembered"`
 	Routes         *ebpf.Map `ebpf:"routes"`
 	RuleCounters   *ebpf.Map `ebpf:"rule_counters"`
 	RuleNames      *ebpf.Map `ebpf:"rule_names"`
@@ -215,6 +218,7 @@ func (m *xdpMaps) Close() error {
 		m.Peers,
 		m.PlaceNodes,
 		m.PortClasses,
+		m.Remembered,
 		m.Routes,
 		m.RuleCounters,
 		m.RuleNames,

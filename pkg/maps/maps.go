@@ -99,6 +99,9 @@ const (
 
 	RuleSourceOnly = bpfRuleActionRULE_SOURCE_ONLY
 
+	RulesetRules = bpfRulesetHeaderRULESET_RULES
+	RulesetAny   = bpfRulesetHeaderRULESET_ANY
+
 	HostPolicyTracked   = bpfHostPolicyHOST_POLICY_TRACKED
 	HostPolicyUntracked = bpfHostPolicyHOST_POLICY_UNTRACKED
 
@@ -286,7 +289,7 @@ func open(s *ebpf.MapSpec, dir string) (*ebpf.Map, error) {
 // passing are the tables that a former version's programs may go on with alone: what is
 // in them is written before new programs are attached, or is of no consequence.
 var passing = []string{
-	bpfMapSettings, bpfMapCounters, bpfMapScratch, bpfMapSearches, bpfMapEvents, bpfMapEventBudgets, bpfMapExplanations,
+	bpfMapSettings, bpfMapCounters, bpfMapScratch, bpfMapSearches, bpfMapRemembered, bpfMapEvents, bpfMapEventBudgets, bpfMapExplanations,
 	bpfMapFragments, bpfMapPathMtus,
 }
 

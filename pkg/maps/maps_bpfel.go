@@ -333,6 +333,17 @@ const (
 	bpfReasonREASON_MAX          bpfReason = 30
 )
 
+type bpfRemembered struct {
+	_           structs.HostLayout
+	Generation  uint64
+	Base        uint32
+	Source      uint32
+	Destination uint32
+	Ports       uint32
+	Verdict     int32
+	Pad         uint32
+}
+
 type bpfRoute struct {
 	_       structs.HostLayout
 	Kind    uint8
@@ -374,6 +385,13 @@ type bpfRuleName struct {
 	Text [256]int8
 }
 
+type bpfRulesetHeader uint32
+
+const (
+	bpfRulesetHeaderRULESET_RULES bpfRulesetHeader = 16777215
+	bpfRulesetHeaderRULESET_ANY   bpfRulesetHeader = 16777216
+)
+
 type bpfSearch struct {
 	_ structs.HostLayout
 	E struct {
@@ -383,7 +401,10 @@ type bpfSearch struct {
 		At      uint32
 		From    uint32
 		Verdict int32
+		Logs    uint32
+		Pad     uint32
 	}
+	Is        bpfRemembered
 	Words     uint64
 	Stored    [4]uint64
 	First     [4]uint32
@@ -391,7 +412,7 @@ type bpfSearch struct {
 	Base      uint32
 	Block     uint32
 	RuleCount uint32
-	Pad       uint32
+	Any       uint32
 }
 
 type bpfSettings struct {
@@ -484,6 +505,7 @@ const (
 	bpfMapPeers               = "peers"
 	bpfMapPlaceNodes          = "place_nodes"
 	bpfMapPortClasses         = "port_classes"
+	bpfMapRemembered          = "remembered"
 	bpfMapRoutes              = "routes"
 	bpfMapRuleCounters        = "rule_counters"
 	bpfMapRuleNames           = "rule_names"
@@ -508,6 +530,7 @@ const (
 	bpfVarRouteKindNames      = "route_kind_names"
 	bpfVarRpfNames            = "rpf_names"
 	bpfVarRuleActionNames     = "rule_action_names"
+	bpfVarRulesetHeaderNames  = "ruleset_header_names"
 	bpfVarToHostNames         = "to_host_names"
 	bpfVarTrieEntryNames      = "trie_entry_names"
 	bpfVarTrieShapeNames      = "trie_shape_names"
@@ -584,6 +607,7 @@ type bpfMapSpecs struct {
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	PlaceNodes     *ebpf.MapSpec `ebpf:"place_nodes"`
 	PortClasses    *ebpf.MapSpec `ebpf:"port_classes"`
+	Remembered     *ebpf.MapSpec `ebpf:"remembered"`
 	Routes         *ebpf.MapSpec `ebpf:"routes"`
 	RuleCounters   *ebpf.MapSpec `ebpf:"rule_counters"`
 	RuleNames      *ebpf.MapSpec `ebpf:"rule_names"`
@@ -614,6 +638,7 @@ type bpfVariableSpecs struct {
 	RouteKindNames      *ebpf.VariableSpec `ebpf:"route_kind_names"`
 	RpfNames            *ebpf.VariableSpec `ebpf:"rpf_names"`
 	RuleActionNames     *ebpf.VariableSpec `ebpf:"rule_action_names"`
+	RulesetHeaderNames  *ebpf.VariableSpec `ebpf:"ruleset_header_names"`
 	ToHostNames         *ebpf.VariableSpec `ebpf:"to_host_names"`
 	TrieEntryNames      *ebpf.VariableSpec `ebpf:"trie_entry_names"`
 	TrieShapeNames      *ebpf.VariableSpec `ebpf:"trie_shape_names"`
@@ -662,6 +687,7 @@ type bpfMaps struct {
 	Peers          *ebpf.Map `ebpf:"peers"`
 	PlaceNodes     *ebpf.Map `ebpf:"place_nodes"`
 	PortClasses    *ebpf.Map `ebpf:"port_classes"`
+	Remembered     *ebpf.Map `ebpf:"remembered"`
 	Routes         *ebpf.Map `ebpf:"routes"`
 	RuleCounters   *ebpf.Map `ebpf:"rule_counters"`
 	RuleNames      *ebpf.Map `ebpf:"rule_names"`
@@ -697,6 +723,7 @@ func (m *bpfMaps) Close() error {
 		m.Peers,
 		m.PlaceNodes,
 		m.PortClasses,
+		m.Remembered,
 		m.Routes,
 		m.RuleCounters,
 		m.RuleNames,
@@ -728,6 +755,7 @@ type bpfVariables struct {
 	RouteKindNames      *ebpf.Variable `ebpf:"route_kind_names"`
 	RpfNames            *ebpf.Variable `ebpf:"rpf_names"`
 	RuleActionNames     *ebpf.Variable `ebpf:"rule_action_names"`
+	RulesetHeaderNames  *ebpf.Variable `ebpf:"ruleset_header_names"`
 	ToHostNames         *ebpf.Variable `ebpf:"to_host_names"`
 	TrieEntryNames      *ebpf.Variable `ebpf:"trie_entry_names"`
 	TrieShapeNames      *ebpf.Variable `ebpf:"trie_shape_names"`

@@ -2,6 +2,7 @@ package maps
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"unsafe"
 
@@ -67,14 +68,28 @@ func (w *Words) Read(at, n int) ([]uint64, error) {
 	return out, nil
 }
 
-// Write stores words from index at.
+// Write stores words from index at. What programs remember of rulesets is void then.
 func (w *Words) Write(at int, words []uint64) error {
 	// In place, for a long ruleset is written for each change of one of its rules.
 	b := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), 8*len(words))
-	if err := w.h.store(b, 8*at); err != nil {
+	// Before, too: this process may end in between.
+	if err := errors.Join(w.renew(), w.h.store(b, 8*at), w.renew()); err != nil {
 		return fmt.Errorf("words %d+%d: %w", at, len(words), err)
 	}
 	return nil
+}
+
+// renew says in word 0, which is no ruleset's, that there is a change.
+func (w *Words) renew() error {
+	return w.h.access(func(mem *ebpf.Memory) error {
+		b := make([]byte, 8)
+		if _, err := mem.ReadAt(b, 0); err != nil {
+			return err
+		}
+		binary.NativeEndian.PutUint64(b, binary.NativeEndian.Uint64(b)+1)
+		_, err := mem.WriteAt(b, 0)
+		return err
+	})
 }
 
 // access calls fn with a table that is mapped.

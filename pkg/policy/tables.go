@@ -280,6 +280,9 @@ type Dimension struct {
 	Width  int
 	// Words are what the blocks are made of.
 	Words []uint64
+	// Any says that no rule asks for anything here: in every class all rules match, and so
+	// they do in classes to come.
+	Any bool
 }
 
 // Block is 64 words of a row: the bits of 4,096 rules. Words that are zero are not

@@ -67,8 +67,10 @@ func (s *space) newDimension(terms termList) *dimension {
 	d.Width = max(1, (terms.size+blockRules-1)/blockRules)
 	d.group(terms.all())
 	split := false
+	d.Any = true
 	for _, g := range d.groups {
 		split = split || g.family != 0 && len(g.in) == 0
+		d.Any = d.Any && g.family == 0 && len(g.in) == 0 && len(g.out) == 0
 	}
 	d.users, d.asked = make(map[*set]*users, len(d.groups)), make([]*set, 0, len(d.groups))
 	arena := make([]users, len(d.groups))
@@ -253,8 +255,11 @@ func (d *dimension) store(words []uint64) Block {
 // add gives a class, which is in these sets and no others, its row.
 func (d *dimension) add(class uint32, sets []*set) { d.set(class, d.rowOf(sets)) }
 
-// addNothing gives a class a row without rules.
+// addNothing gives a class a row without rules, if rules ask for anything.
 func (d *dimension) addNothing(class uint32) {
+	if d.Any {
+		return
+	}
 	row := uint32(len(d.Blocks) / d.Width)
 	d.Blocks = append(d.Blocks, make([]Block, d.Width)...)
 	d.set(class, row)

@@ -13,8 +13,9 @@ type ruleset struct {
 	extent
 	words        []uint64 // as they are in the kernel
 	rules        int
-	peers, ports int // capacities in classes
-	vectors      int // capacity in words; 0 for a ruleset whose vectors are one word
+	peers, ports int    // capacities in classes
+	vectors      int    // capacity in words; 0 for a ruleset whose vectors are one word
+	any          uint64 // a bit for each dimension of which no rule asks anything
 
 	staged  bool     // it is one that only counts
 	counts  []uint32 // the numbers of its rules; nil: what words say
@@ -53,12 +54,15 @@ const (
 // newRuleset is a ruleset with room for classes to come, which has no place yet.
 func newRuleset(from *policy.Ruleset, peers, ports int) *ruleset {
 	r := &ruleset{rules: from.Len(), peers: peers, ports: ports}
-	if r.rules > smallRules {
-		for _, d := range dimensions(from) {
+	for i, d := range dimensions(from) {
+		if d.Any {
+			r.any |= 1 << i
+		}
+		if r.rules > smallRules {
 			r.vectors += 2*len(d.Blocks) + len(d.Words)
 		}
-		r.vectors += r.vectors / 4
 	}
+	r.vectors += r.vectors / 4
 	r.size = r.firstVector() + r.vectors
 	return r
 }
@@ -66,11 +70,19 @@ func newRuleset(from *policy.Ruleset, peers, ports int) *ruleset {
 // readRuleset is the ruleset that a former process has put at base.
 func readRuleset(base int, header []uint64) *ruleset {
 	r := &ruleset{
-		rules: int(uint32(header[0])), peers: int(header[0] >> 32),
+		rules: int(header[0] & uint64(kernel.RulesetRules)), peers: int(header[0] >> 32), any: uint64(uint32(header[0]) / uint32(kernel.RulesetAny)),
 		ports: int(uint32(header[1])), vectors: int(header[1] >> 32),
 	}
 	r.extent = extent{base, r.firstVector() + r.vectors}
 	return r
+}
+
+// header is the words before the rules.
+func (r *ruleset) header() [headerWords]uint64 {
+	return [...]uint64{
+		uint64(r.rules) | r.any*uint64(kernel.RulesetAny) | uint64(r.peers)<<32,
+		uint64(r.ports) | uint64(r.vectors)<<32,
+	}
 }
 
 func (r *ruleset) sourceRow(k uint32) int          { return headerWords + r.rules + int(k) }
@@ -96,11 +108,12 @@ var errNotARuleset = errors.New("not a ruleset")
 
 // wider is a copy, without a place yet, with room for more classes.
 func (r *ruleset) wider(peers, ports int) (*ruleset, error) {
-	w := &ruleset{rules: r.rules, peers: peers, ports: ports, vectors: r.vectors, staged: r.staged, without: r.without, counts: r.counts, from: r.from}
+	w := &ruleset{rules: r.rules, peers: peers, ports: ports, vectors: r.vectors, any: r.any, staged: r.staged, without: r.without, counts: r.counts, from: r.from}
 	w.size = w.firstVector() + w.vectors
 	w.words = make([]uint64, w.size)
 	copy(w.words, r.words[:r.sourceRow(0)])
-	w.words[0], w.words[1] = uint64(w.rules)|uint64(w.peers)<<32, uint64(w.ports)|uint64(w.vectors)<<32
+	header := w.header()
+	copy(w.words, header[:])
 	vectors := w.words[w.firstVector():]
 	copy(vectors, r.words[r.firstVector():])
 	// Of more than 64 rules, rows and blocks say where something is.
@@ -255,7 +268,8 @@ func (c *classifier) encode(r *ruleset, from *policy.Ruleset, numbers []uint32) 
 	}
 	words = words[:r.size]
 	clear(words[copy(words, r.words):])
-	words[0], words[1] = uint64(r.rules)|uint64(r.peers)<<32, uint64(r.ports)|uint64(r.vectors)<<32
+	header := r.header()
+	copy(words, header[:])
 	for n := range from.Parts {
 		p := &from.Parts[n]
 		for i, rule := range p.Rules {
