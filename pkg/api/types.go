@@ -106,6 +106,9 @@ type FelixConfigurationSpec struct {
 
 	// NFTablesFlowTableOffload is Enabled or Disabled. Default: Disabled.
 	NFTablesFlowTableOffload *string `json:"nftablesFlowTableOffload,omitempty" validate:"omitempty,oneof=Enabled Disabled"`
+	// The next two are about Felix's own eBPF dataplane and are only kept.
+	BPFJITHardening         *string `json:"bpfJITHardening,omitempty" validate:"omitempty,oneof=Auto Strict"`
+	BPFKubeProxyHealthzPort *int    `json:"bpfKubeProxyHealthzPort,omitempty" validate:"omitempty,gte=1,lte=65535"`
 }
 
 // DeepCopyObject returns a copy that shares nothing with c.
@@ -114,6 +117,8 @@ func (c *FelixConfiguration) DeepCopyObject() runtime.Object {
 	c.ObjectMeta.DeepCopyInto(&out.ObjectMeta)
 	c.Spec.FelixConfigurationSpec.DeepCopyInto(&out.Spec.FelixConfigurationSpec)
 	out.Spec.NFTablesFlowTableOffload = clone(c.Spec.NFTablesFlowTableOffload)
+	out.Spec.BPFJITHardening = clone(c.Spec.BPFJITHardening)
+	out.Spec.BPFKubeProxyHealthzPort = clone(c.Spec.BPFKubeProxyHealthzPort)
 	return out
 }
 

@@ -49,6 +49,8 @@ func Validate(r Resource) error {
 	case *Profile:
 		f.rules("spec.ingress", r.Spec.Ingress)
 		f.rules("spec.egress", r.Spec.Egress)
+	case *StagedKubernetesNetworkPolicy:
+		f.kubernetesPolicy(&r.Spec)
 	case *Tier:
 		f.tier(r)
 	case *WorkloadEndpoint:

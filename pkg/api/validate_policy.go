@@ -8,6 +8,8 @@ import (
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	"github.com/projectcalico/api/pkg/lib/numorstring"
+	networking "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 func (f *faults) tier(t *Tier) {
@@ -15,6 +17,9 @@ func (f *faults) tier(t *Tier) {
 		DefaultTier:     v3.DefaultTierOrder,
 		"kube-admin":    v3.AdminNetworkPolicyTierOrder,
 		"kube-baseline": v3.BaselineAdminNetworkPolicyTierOrder,
+		// What Calico 3.31 calls those two, and makes anew at every start.
+		"adminnetworkpolicy":         v3.AdminNetworkPolicyTierOrder,
+		"baselineadminnetworkpolicy": v3.BaselineAdminNetworkPolicyTierOrder,
 	}
 	if order, ok := fixed[t.Name]; ok && (t.Spec.Order == nil || *t.Spec.Order != order) {
 		f.add("spec.order", deref(t.Spec.Order), "the order of this tier is %v", order)
@@ -140,6 +145,31 @@ func (f *faults) rule(path string, r *Rule) {
 	}
 	if r.Metadata != nil {
 		f.annotations(path+".metadata.annotations", r.Metadata.Annotations)
+	}
+}
+
+// kubernetesPolicy checks what Kubernetes itself would refuse and Calico's nodes could not
+// make rules of.
+func (f *faults) kubernetesPolicy(s *v3.StagedKubernetesNetworkPolicySpec) {
+	ports := func(path string, ports []networking.NetworkPolicyPort) {
+		for i, p := range ports {
+			at := fmt.Sprintf("%s.ports[%d]", path, i)
+			switch {
+			case p.Port != nil && p.Port.Type == intstr.Int && (p.Port.IntVal < 0 || p.Port.IntVal > 65535):
+				f.add(at+".port", p.Port.IntVal, "expected ports from 0 to 65535")
+			case p.EndPort == nil:
+			case p.Port == nil || p.Port.Type != intstr.Int:
+				f.add(at+".endPort", *p.EndPort, "needs a port by number")
+			case *p.EndPort < p.Port.IntVal || *p.EndPort > 65535:
+				f.add(at+".endPort", *p.EndPort, "expected a port from %d on", p.Port.IntVal)
+			}
+		}
+	}
+	for i, r := range s.Ingress {
+		ports(fmt.Sprintf("spec.ingress[%d]", i), r.Ports)
+	}
+	for i, r := range s.Egress {
+		ports(fmt.Sprintf("spec.egress[%d]", i), r.Ports)
 	}
 }
 

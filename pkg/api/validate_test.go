@@ -83,6 +83,12 @@ func TestValidateRefuses(t *testing.T) {
 		{"GlobalNetworkPolicy", "p", gnp("{action: Allow, source: {nets: [10.0.0.0/8]}, destination: {notNets: ['fd00::/8']}}"), "the rule has IPv4 nets already"},
 		{"GlobalNetworkPolicy", "p", gnp("{action: Allow, ipVersion: 6, source: {nets: [10.0.0.0/8]}}"), "the rule's ipVersion is 6"},
 		{"GlobalNetworkPolicy", "p", gnp("{action: Allow, source: {selector: 'a =='}}"), `source.selector: "a ==": selector "a ==": expected a quoted value at the end`},
+		{"Tier", "adminnetworkpolicy", "{order: 1}", "spec.order: 1: the order of this tier is 1000"},
+		{"StagedKubernetesNetworkPolicy", "p", gnp("{ports: [{port: 80, endPort: 79}]}"), "spec.ingress[0].ports[0].endPort: 79: expected a port from 80 on"},
+		{"StagedKubernetesNetworkPolicy", "p", gnp("{ports: [{port: http, endPort: 79}]}"), "needs a port by number"},
+		{"StagedKubernetesNetworkPolicy", "p", "{egress: [{ports: [{port: 65536}]}]}", "spec.egress[0].ports[0].port: 65536"},
+		{"FelixConfiguration", "default", "{bpfJITHardening: x}", "spec.bpfJITHardening"},
+		{"FelixConfiguration", "default", "{bpfKubeProxyHealthzPort: 0}", "spec.bpfKubeProxyHealthzPort"},
 		{"GlobalNetworkPolicy", "p", gnp("{action: Allow, protocol: 1, icmp: {type: 8}}"), "needs protocol ICMP or ICMPv6, by name"},
 		{"GlobalNetworkPolicy", "p", gnp("{action: Allow, source: {notNets: [0.0.0.0/0]}}"), `source.notNets[0]: "0.0.0.0/0": without all addresses`},
 		{"Profile", "p", gnp("{action: Allow, destination: {notNets: ['::/0']}}"), `destination.notNets[0]: "::/0": without all addresses`},
@@ -237,7 +243,8 @@ func TestValidateAccepts(t *testing.T) {
 		{"BGPFilter", "f", "{exportV4: [{action: Reject}, {interface: 'eth*', action: Accept}]}"},
 		{"CalicoNodeStatus", "s", "{node: a, classes: [BGP, Agent], updatePeriodSeconds: 0}"},
 		{"GlobalNetworkSet", "s", "{nets: [10.0.0.1/8, 'fd00::1']}"},
-		{"FelixConfiguration", "default", "{failsafeInboundHostPorts: [], vxlanPort: 4789, bpfLogLevel: ''}"},
+		{"FelixConfiguration", "default", "{failsafeInboundHostPorts: [], vxlanPort: 4789, bpfLogLevel: '', bpfJITHardening: Strict, bpfKubeProxyHealthzPort: 10256}"},
+		{"StagedKubernetesNetworkPolicy", "p", gnp("{ports: [{port: 80, endPort: 90}, {port: http}, {protocol: UDP}]}")},
 	} {
 		if err := Validate(read(t, c.kind, c.name, c.spec)); err != nil {
 			t.Errorf("%s: %v", c.spec, err)

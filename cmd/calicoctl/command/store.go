@@ -208,7 +208,7 @@ func (s store) checkDelete(ctx context.Context, key api.Key) error {
 		return nil
 	}
 	switch key.Name {
-	case api.DefaultTier, "kube-admin", "kube-baseline":
+	case api.DefaultTier, "kube-admin", "kube-baseline", "adminnetworkpolicy", "baselineadminnetworkpolicy":
 		return fmt.Errorf("operation Delete is not supported on %s: cannot delete %s tier", key, key.Name)
 	}
 	for _, kind := range []string{
