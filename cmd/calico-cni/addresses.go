@@ -9,6 +9,7 @@ import (
 	"calico-xdp/pkg/ipam"
 
 	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 )
 
@@ -46,6 +47,9 @@ func (s *session) assign(ctx context.Context, a *attachment, stdin []byte) ([]ne
 	}
 	if s.conf.IPAM.AssignIPv6.or(false) {
 		r.IPv6 = 1
+	}
+	if r.IPv4+r.IPv6 == 0 {
+		return nil, fail(types.ErrInvalidNetworkConfig, "ipam: neither assign_ipv4 nor assign_ipv6, and no address is asked for")
 	}
 	got, err := s.ipam.AssignAuto(ctx, r)
 	if err != nil {

@@ -41,6 +41,8 @@ func check(cmd *skel.CmdArgs) error {
 	}
 	defer host.Close()
 
+	// ADD may have been by Calico's own plugin, which has another name for it.
+	a.hostName = hostInterface(prev, a.hostName)
 	d := &drift{}
 	addrs := addressesOf(prev, a)
 	d.checkHost(host, a)
@@ -71,6 +73,16 @@ func previous(conf *netConf) (*types100.Result, error) {
 		return nil, fail(types.ErrDecodingFailure, "prevResult: %v", err)
 	}
 	return prev, nil
+}
+
+// hostInterface returns the name of the host's side in a result.
+func hostInterface(r *types100.Result, otherwise string) string {
+	for _, i := range r.Interfaces {
+		if i.Sandbox == "" && i.Name != "" {
+			return i.Name
+		}
+	}
+	return otherwise
 }
 
 // addressesOf returns the addresses in a result that are on our interface.
@@ -113,7 +125,7 @@ func (d *drift) checkHost(host *netlink.Handle, a *attachment) {
 	if got := link.Attrs().HardwareAddr.String(); got != hostMAC.String() {
 		d.add("host interface %s has MAC %s", a.hostName, got)
 	}
-	if alias := link.Attrs().Alias; alias != a.mark {
+	if alias := link.Attrs().Alias; alias != a.mark && alias != "" { // Calico's plugin leaves none
 		d.add("host interface %s is of %q", a.hostName, alias)
 	}
 }

@@ -176,6 +176,7 @@ func TestRequests(t *testing.T) {
 		t.Errorf("%+v", r.IPs)
 	}
 	del()
+	w.refused(call{command: "ADD", id: "c", netns: c.Path(), conf: w.conf(map[string]any{"ipam": map[string]any{"assign_ipv4": "false"}})}, 7, "assign_ipv4")
 	w.refused(call{command: "ADD", id: "c", netns: c.Path(), conf: w.conf(map[string]any{"ipam": map[string]any{"ipv4_pools": []string{"10.1.0.0/16"}}})}, 102, "10.1.0.0/16")
 	w.leaves()
 

@@ -22,7 +22,7 @@ func main() {
 		fmt.Println(about)
 		return
 	}
-	versions := cniversion.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+	versions := cniversion.PluginSupports("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 	skel.PluginMainFuncs(funcs, versions, about)
 }
 

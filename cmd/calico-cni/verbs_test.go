@@ -12,6 +12,7 @@ import (
 	"calico-xdp/pkg/ipam"
 	"calico-xdp/tools/testbed"
 
+	types020 "github.com/containernetworking/cni/pkg/types/020"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
 )
@@ -100,6 +101,51 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestCheckOfAnotherPluginsAdd: Calico's plugin calls the host's side after the container
+// and marks nothing, and has handed that name to the runtime.
+func TestCheckOfAnotherPluginsAdd(t *testing.T) {
+	w := newWorld(t)
+	c := testbed.NewNamespace(t, "c")
+	out := w.must(call{command: "ADD", id: "c", netns: c.Path()})
+	was := decode[types100.Result](t, out).Interfaces[0].Name
+	w.host.MustRun(t, "ip", "link", "set", was, "down")
+	w.host.MustRun(t, "ip", "link", "set", was, "name", "calic", "alias", "")
+	w.host.MustRun(t, "ip", "link", "set", "calic", "up")
+	key := api.Key{Kind: api.KindWorkloadEndpoint, Namespace: "default", Name: "node--1-cni-c-eth0"}
+	r, err := w.store.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.(*api.WorkloadEndpoint).Spec.InterfaceName = "calic"
+	if _, err := w.store.Update(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	prev := *decode[map[string]any](t, []byte(strings.ReplaceAll(string(out), was, "calic")))
+	check := call{command: "CHECK", id: "c", netns: c.Path(), conf: w.conf(map[string]any{"prevResult": prev})}
+	w.must(check)
+	w.host.SetDown(t, "calic")
+	w.refused(check, 100, "calic is down")
+	w.must(call{command: "DEL", id: "c", netns: c.Path()})
+	w.leaves()
+}
+
+// TestOldVersions: Calico's manuals have networks of version 0.1.0, and one without a
+// version is of that, too.
+func TestOldVersions(t *testing.T) {
+	w := newWorld(t)
+	for _, version := range []string{"", "0.1.0", "0.2.0"} {
+		c := testbed.NewNamespace(t, "c")
+		conf := w.conf(map[string]any{"cniVersion": version})
+		out := w.must(call{command: "ADD", id: "c", netns: c.Path(), conf: conf})
+		r := decode[types020.Result](t, out)
+		if r.IP4 == nil || r.IP6 == nil || len(r.IP4.Routes) == 0 {
+			t.Errorf("%q: %s", version, out)
+		}
+		w.must(call{command: "DEL", id: "c", netns: c.Path(), conf: conf})
+		w.leaves()
+	}
+}
+
 func TestGC(t *testing.T) {
 	w := newWorld(t)
 	var kept []string
@@ -139,7 +185,7 @@ func TestStatusAndVersion(t *testing.T) {
 	out := decode[struct {
 		Supported []string `json:"supportedVersions"`
 	}](t, w.must(call{command: "VERSION"}))
-	if diff := cmp.Diff([]string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}, out.Supported); diff != "" {
+	if diff := cmp.Diff([]string{"0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}, out.Supported); diff != "" {
 		t.Error(diff)
 	}
 	w.must(call{command: "STATUS"})
