@@ -95,9 +95,7 @@ func (t *peerTable) Load() (map[netip.Addr]session, error) {
 		if p.GetRouteReflector().GetRouteReflectorClient() {
 			w.cluster = p.GetRouteReflector().GetRouteReflectorClusterId()
 		}
-		if p.GetTtlSecurity().GetEnabled() {
-			w.hops = 256 - int(p.GetTtlSecurity().GetTtlMin())
-		}
+		w.hops = hopsOf(p)
 		w.local, _ = netip.ParseAddr(p.GetTransport().GetLocalAddress())
 		found[address] = w
 	})
@@ -110,6 +108,14 @@ func (t *peerTable) Load() (map[netip.Addr]session, error) {
 	return found, nil
 }
 
+// hopsOf is session.hops of a neighbour.
+func hopsOf(p *api.Peer) int {
+	if !p.GetTtlSecurity().GetEnabled() {
+		return 0
+	}
+	return 256 - int(p.GetTtlSecurity().GetTtlMin())
+}
+
 func (t *peerTable) Put(address netip.Addr, w session) error {
 	if w.password != "" {
 		if err := signaturesSupported(); err != nil {
@@ -119,8 +125,10 @@ func (t *peerTable) Put(address netip.Addr, w session) error {
 	}
 	var old *api.Peer
 	err := t.library.ListPeer(context.Background(), &api.ListPeerRequest{Address: address.String()}, func(p *api.Peer) { old = p })
-	if err == nil && old != nil && old.GetRouteReflector().GetRouteReflectorClient() != (w.cluster != "") {
-		err = t.Delete(address) // GoBGP does not take up this change
+	if err == nil && old != nil && (old.GetRouteReflector().GetRouteReflectorClient() != (w.cluster != "") || hopsOf(old) != w.hops) {
+		// GoBGP does not take up these changes, the second at least while the session is
+		// down: it goes on dialing as before.
+		err = t.Delete(address)
 		old = nil
 	}
 	if err == nil && old != nil {
