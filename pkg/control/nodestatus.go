@@ -186,6 +186,9 @@ var peerTypes = map[string]v3.BGPPeerType{
 func bgpStatus(b nodeapi.BGPStatus) (out v3.CalicoNodeBGPStatus) {
 	for _, p := range b.Peers {
 		state, _, _ := strings.Cut(p.Info, " ")
+		if state == "Passive" { // BIRD's word, which the resource does not have
+			state = string(v3.BGPSessionStateActive)
+		}
 		peer := v3.CalicoNodePeer{
 			PeerIP: p.Address, Type: peerTypes[p.Type], State: v3.BGPSessionState(state), Since: p.Since.UTC().Format(time.DateTime),
 		}

@@ -27,6 +27,7 @@ func (spoken) Status() ([]bgp.PeerStatus, error) {
 	return []bgp.PeerStatus{
 		{Address: netip.MustParseAddr("10.0.0.2"), Kind: desired.PeerMesh, State: "up", Since: at, Info: "Established"},
 		{Address: netip.MustParseAddr("10.0.0.9"), Kind: desired.PeerGlobal, State: "start", Since: at, Info: "Idle BGP Error: Bad peer AS"},
+		{Address: netip.MustParseAddr("10.0.0.10"), Kind: desired.PeerMesh, State: "start", Since: at, Info: "Passive Socket: the peer does not call"},
 		{Address: netip.MustParseAddr("fd00::2"), Kind: desired.PeerNode, State: "up", Since: at, Info: "Established"},
 	}, nil
 }
@@ -92,10 +93,11 @@ func TestReporter(t *testing.T) {
 		LastUpdated: got.Status.LastUpdated,
 		Agent:       v3.CalicoNodeAgentStatus{BIRDV4: daemon, BIRDV6: daemon},
 		BGP: v3.CalicoNodeBGPStatus{
-			NumberEstablishedV4: 1, NumberNotEstablishedV4: 1, NumberEstablishedV6: 1,
+			NumberEstablishedV4: 1, NumberNotEstablishedV4: 2, NumberEstablishedV6: 1,
 			PeersV4: []v3.CalicoNodePeer{
 				{PeerIP: "10.0.0.2", Type: v3.BGPPeerTypeNodeMesh, State: v3.BGPSessionStateEstablished, Since: since},
 				{PeerIP: "10.0.0.9", Type: v3.BGPPeerTypeGlobalPeer, State: v3.BGPSessionStateIdle, Since: since},
+				{PeerIP: "10.0.0.10", Type: v3.BGPPeerTypeNodeMesh, State: v3.BGPSessionStateActive, Since: since},
 			},
 			PeersV6: []v3.CalicoNodePeer{{PeerIP: "fd00::2", Type: v3.BGPPeerTypeNodePeer, State: v3.BGPSessionStateEstablished, Since: since}},
 		},

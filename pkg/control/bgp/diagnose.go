@@ -3,6 +3,7 @@ package bgp
 import (
 	"bytes"
 	"context"
+	"maps"
 	"net/netip"
 	"os"
 	"strconv"
@@ -73,27 +74,28 @@ func (s *Speaker) diagnose(ctx context.Context) {
 		}
 		now := readSignatures()
 		s.mu.Lock()
-		passwords := make(map[netip.Addr]bool, len(s.sessions))
-		for address, w := range s.sessions {
-			passwords[address] = w.password != ""
-		}
+		sessions := maps.Clone(s.sessions)
 		s.mu.Unlock()
-		for address, password := range passwords {
-			s.watched.stuck(address, time.Now(), silence(password, before, now))
+		for address, w := range sessions {
+			s.watched.stuck(address, time.Now(), silence(w, before, now))
 		}
 		before = now
 	}
 }
 
 // silence is why a session may not come up of which nothing is heard; empty: no idea.
-func silence(password bool, before, now signatures) string {
-	switch {
+func silence(w session, before, now signatures) string {
+	switch password := w.password != ""; {
 	case password && now.wrong > before.wrong:
 		return "TCP MD5: segments with a wrong signature arrive, the passwords of the two ends differ"
 	case password && now.missing > before.missing:
 		return "TCP MD5: segments without signature arrive, the peer uses no password"
 	case !password && now.unexpected > before.unexpected:
 		return "TCP MD5: segments with a signature arrive, the peer uses a password"
+	case w.passive && password:
+		return "Socket: the peer does not call, is the password the peer's?"
+	case w.passive:
+		return "Socket: the peer does not call"
 	case password:
 		return "Socket: no answer, is the password the peer's?"
 	}

@@ -119,6 +119,10 @@ protocol bgp { local %s as 64512; neighbor %s as 64512; direct; graceful restart
 		peers, _ := n.Status()
 		return peers[0].State
 	})
+	eventually(t, "our session waits for its peer", "true", func() string {
+		peers, _ := n.Status()
+		return fmt.Sprint(strings.HasPrefix(peers[0].Info, "Passive "))
+	})
 	if err := testutil.CollectAndCompare(n.Collector(), strings.NewReader(f.text(`
 # HELP calico_xdp_bgp_peer_losses_total How often the BGP session has gone down.
 # TYPE calico_xdp_bgp_peer_losses_total counter

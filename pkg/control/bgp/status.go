@@ -48,7 +48,7 @@ func (s *Speaker) Status() ([]PeerStatus, error) {
 			Kind:    named.kind,
 			State:   "start",
 			Since:   state.since,
-			Info:    state.info(sessionWord(p.GetState().GetSessionState())),
+			Info:    state.info(sessionWord(p)),
 			AS:      p.GetConf().GetPeerAsn(),
 			Flaps:   len(state.downs),
 			Lost:    state.lost,
@@ -81,8 +81,13 @@ func (s *Speaker) advertised(peer netip.Addr) int {
 	return n
 }
 
-func sessionWord(s api.PeerState_SessionState) string {
-	switch s {
+// sessionWord is the state of a session. One that waits for the peer to call says so.
+func sessionWord(p *api.Peer) string {
+	state := p.GetState().GetSessionState()
+	if p.GetTransport().GetPassiveMode() && (state == api.PeerState_IDLE || state == api.PeerState_ACTIVE || state == api.PeerState_CONNECT) {
+		return "Passive"
+	}
+	switch state {
 	case api.PeerState_IDLE:
 		return "Idle"
 	case api.PeerState_CONNECT:
