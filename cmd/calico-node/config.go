@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,6 +31,7 @@ type config struct {
 	logFormat    string
 	logLevel     string
 	nodenameFile string
+	felixFile    string
 	xdp, clsact  bool
 	detach       bool
 
@@ -52,6 +54,14 @@ func (c *config) complete(environ []string) error {
 	errs = append(errs, err)
 	c.environment, err = control.ReadEnvironment(environ, hostname)
 	errs = append(errs, err)
+	felix := &c.environment.Config
+	felix.FelixFile, err = readFelixFile(c.felixFile)
+	errs = append(errs, err)
+	if vars["ETCD_ENDPOINTS"]+vars["ETCD_AUTHORITY"]+vars["ETCD_DISCOVERY_SRV"] == "" {
+		for name, value := range felixEtcd(felix.Felix, felix.FelixFile) {
+			vars[name] = cmp.Or(vars[name], value)
+		}
+	}
 
 	switch c.datastore {
 	case "":
@@ -112,9 +122,10 @@ func (c *config) setLevel(felix slog.Level) error {
 func (c *config) socket() string { return nodeapi.SocketPath(c.runDir) }
 
 // ignoreLooseRPF is Felix's IgnoreLooseRPF. It is needed before the datastore
-// is, so only the environment has it.
+// is, so only the environment and Felix's file have it.
 func (c *config) ignoreLooseRPF() bool {
-	ignore, err := strconv.ParseBool(c.environment.Config.Felix["ignorelooserpf"])
+	felix := &c.environment.Config
+	ignore, err := strconv.ParseBool(cmp.Or(felix.Felix["ignorelooserpf"], felix.FelixFile["ignorelooserpf"]))
 	return err == nil && ignore
 }
 

@@ -37,7 +37,9 @@ vxlan or none), CALICO_IPV4POOL_CIDR, _IPIP, _VXLAN, _NAT_OUTGOING, _BLOCK_SIZE
 and _NODE_SELECTOR, the same for CALICO_IPV6POOL_, NO_DEFAULT_POOLS,
 CALICO_K8S_NODE_REF, ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE,
 ETCD_USERNAME, ETCD_PASSWORD, CALICO_ADVERTISE_CLUSTER_IPS, CALICO_SERVICE_CIDRS
-(nets, by commas, that kube-proxy leads to workloads) and FELIX_<parameter>.
+(nets, by commas, that kube-proxy leads to workloads) and FELIX_<parameter>. Felix's
+parameters are taken from the environment first, then from the file --felix-config, then
+from FelixConfiguration node.<name>, then from FelixConfiguration default.
 
 Where BGPConfiguration says to announce the addresses of Kubernetes services, these are
 read from the API server that the file KUBECONFIG tells of, or, in a pod, with the pod's
@@ -106,6 +108,7 @@ func addFlags(cmd *cobra.Command, c *config) {
 	f.StringVar(&c.logFormat, "log-format", "text", `"text" or "json"`)
 	f.StringVar(&c.logLevel, "log-level", "", `"debug", "info", "warn" or "error" (default logSeverityScreen of FelixConfiguration, else info)`)
 	f.StringVar(&c.nodenameFile, "nodename-file", "/var/lib/calico/nodename", "where the node's name is written for CNI, and beside it, as mtu, the workloads' MTU; empty: nowhere")
+	f.StringVar(&c.felixFile, "felix-config", "/etc/calico/felix.cfg", "Felix's configuration file, if there is one; empty: none")
 	f.BoolVar(&c.xdp, "xdp", false, "attach the XDP program to the uplinks")
 	f.BoolVar(&c.clsact, "clsact", false, "attach through clsact even where the kernel has tcx")
 	f.BoolVar(&c.detach, "detach", false, "remove every trace of the daemon from this host, say what was removed, and exit")

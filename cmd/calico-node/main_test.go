@@ -5,12 +5,14 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -302,6 +304,69 @@ func TestDaemons(t *testing.T) {
 		}
 		if out, ok := n.run(t, "--detach"); !ok || !strings.Contains(out, "nothing to remove") {
 			t.Errorf("second detach: %v %s", ok, out)
+		}
+	}
+}
+
+func TestFelixFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "felix.cfg")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	complete := func(environ ...string) (*config, error) {
+		t.Helper()
+		var c config
+		cmd := new(cobra.Command)
+		addFlags(cmd, &c)
+		if err := cmd.ParseFlags([]string{"--felix-config", path}); err != nil {
+			t.Fatal(err)
+		}
+		return &c, c.complete(environ)
+	}
+	if c, err := complete(); err != nil || len(c.environment.Config.FelixFile) != 0 || c.datastore != "embedded" {
+		t.Errorf("without the file: %v, %v", c.environment.Config.FelixFile, err)
+	}
+
+	write("\ufeff[global]\r\n# a comment\nDefaultEndpointToHostAction = RETURN ; for now\n" +
+		"FailsafeInboundHostPorts: tcp:22,tcp:[fd00::/8]:80\nLogFilePath = None\n\n[other]\nInterfacePrefix = 'cali,#tap' # quoted\nEtcdAddr=10.0.0.9:4001\nempty =\n")
+	c, err := complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"defaultendpointtohostaction": "RETURN", "failsafeinboundhostports": "tcp:22,tcp:[fd00::/8]:80", "logfilepath": "None",
+		"interfaceprefix": "cali,#tap", "etcdaddr": "10.0.0.9:4001", "empty": "",
+	}
+	if got := c.environment.Config.FelixFile; !maps.Equal(got, want) {
+		t.Errorf("got %v", got)
+	}
+	if !slices.Equal(c.etcd.Endpoints, []string{"http://10.0.0.9:4001"}) {
+		t.Errorf("etcd at %v", c.etcd.Endpoints)
+	}
+	for environ, at := range map[string]string{
+		"ETCD_ENDPOINTS=http://10.0.0.8:2379":       "http://10.0.0.8:2379",
+		"FELIX_ETCDENDPOINTS=http://10.0.0.7:2379":  "http://10.0.0.7:2379",
+		"FELIX_EtcdAddr=10.0.0.6:2379":              "http://10.0.0.6:2379",
+		"FELIX_DefaultEndpointToHostAction=ACCEPT1": "http://10.0.0.9:4001",
+	} {
+		if c, err := complete(environ); err != nil || !slices.Equal(c.etcd.Endpoints, []string{at}) {
+			t.Errorf("%s: etcd at %v, %v", environ, c.etcd.Endpoints, err)
+		}
+	}
+	if c, err := complete("FELIX_ETCDADDR=none"); err != nil || c.datastore != "embedded" {
+		t.Errorf("no etcd: %s, %v", c.datastore, err)
+	}
+	write("IgnoreLooseRPF = true\n")
+	if c, err := complete(); err != nil || !c.ignoreLooseRPF() {
+		t.Errorf("ignoreLooseRPF: %v", err)
+	}
+	for text, fault := range map[string]string{"[global]\nnonsense\n": `line 2: "nonsense"`, "a = 'b\n": "line 1: a: the quote"} {
+		write(text)
+		if _, err := complete(); err == nil || !strings.Contains(err.Error(), path+": "+fault) {
+			t.Errorf("%q: %v", text, err)
 		}
 	}
 }

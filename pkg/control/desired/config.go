@@ -21,6 +21,9 @@ type Config struct {
 	// Felix holds FELIX_* variables by lower-cased parameter name
 	// ("defaultendpointtohostaction").
 	Felix map[string]string
+	// FelixFile is what Felix's configuration file says, named alike. Felix goes before
+	// it, and it before all FelixConfigurations.
+	FelixFile map[string]string
 }
 
 // The networking backends: with BGP, without, and none at all, where the node

@@ -151,6 +151,9 @@ func excludes(excluded []*regexp.Regexp, name string) bool {
 // expression.
 func parseInterfaceExclude(text string) ([]*regexp.Regexp, error) {
 	var out []*regexp.Regexp
+	if strings.EqualFold(text, none) {
+		return nil, nil
+	}
 	for item := range strings.SplitSeq(text, ",") {
 		item = strings.TrimSpace(item)
 		expression := "^" + regexp.QuoteMeta(item) + "$"

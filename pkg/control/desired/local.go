@@ -1,16 +1,24 @@
 package desired
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
 	"calico-xdp/pkg/api"
+	"calico-xdp/pkg/policy"
 )
 
 // local is what the routes need to know of this node.
 type local struct {
 	mtus mtus
 	host []netip.Addr // the addresses that others can send to
+}
+
+// localWay is how the host reaches an endpoint's address.
+type localWay struct {
+	iface  string
+	source netip.Addr // of what the host itself sends; invalid: the kernel's choice
 }
 
 // computeLocal computes what this node's links and endpoints are to be.
@@ -51,16 +59,21 @@ func (c *Computer) computeLocal(in Input, links bool) {
 	s.addTunnels(c.cluster.self)
 	bound := bindHostEndpoints(in.Node, c.hosts, in.Links, workloadLinks(set, d.Node, claims), set.excluded)
 	d.HostEndpoints, s.Problems = bound.endpoints, append(s.Problems, bound.problems...)
+	source4, source6 := s.routeSource(c.cluster.self.name, set.routeSource, in.Links), s.routeSource(c.cluster.self.name, set.routeSourceV6, in.Links)
 	c.setProblems(&c.problems.local, s.Problems)
 
-	interfaces := make(map[netip.Addr]string)
+	ways := make(map[netip.Addr]localWay)
 	for _, e := range d.Endpoints {
 		for _, a := range e.Addresses {
-			interfaces[a] = e.Interface
+			way := localWay{e.Interface, source4}
+			if a.Is6() {
+				way.source = source6
+			}
+			ways[a] = way
 		}
 	}
 	overlay(c.routes, &c.routes.host, host)
-	overlay(c.routes, &c.routes.local, interfaces)
+	overlay(c.routes, &c.routes.local, ways)
 
 	// What does not follow from local things stays.
 	out := &c.out
@@ -69,6 +82,23 @@ func (c *Computer) computeLocal(in Input, links bool) {
 	s.Host.Routes, s.Host.KeepLearned = out.Host.Routes, out.Host.KeepLearned
 	out.Dataplane, out.Host, out.Local, out.WorkloadMTU = s.Dataplane, s.Host, s.Local, s.WorkloadMTU
 	out.Changes.Local = true
+}
+
+// routeSource is what the host is to send from to its workloads, if it has this address:
+// the kernel takes no other.
+func (s *State) routeSource(node string, source netip.Addr, links []Link) netip.Addr {
+	if !source.IsValid() {
+		return source
+	}
+	for _, l := range links {
+		if slices.ContainsFunc(l.Addresses, func(p netip.Prefix) bool { return p.Addr() == source }) {
+			return source
+		}
+	}
+	s.Problems = append(s.Problems, policy.Problem{
+		Object: nodeKey(node), Err: fmt.Errorf("deviceRouteSourceAddress %s is no address of this host", source),
+	})
+	return netip.Addr{}
 }
 
 // addTunnels has the host own its addresses in tunnels.

@@ -80,14 +80,7 @@ func (s *natSettings) parameters() []parameter {
 			}
 			return nil
 		}},
-		{"natOutgoingAddress", func(v string) error {
-			a, err := netip.ParseAddr(v)
-			if err != nil || !a.Is4() {
-				return errors.New("want an IPv4 address")
-			}
-			s.address = a
-			return nil
-		}},
+		{"natOutgoingAddress", address(&s.address, "IPv4", netip.Addr.Is4)},
 		{"natPortRange", func(v string) error {
 			first, last, err := parsePortRange(v)
 			if err == nil {
@@ -96,6 +89,9 @@ func (s *natSettings) parameters() []parameter {
 			return err
 		}},
 		{"iptablesNATOutgoingInterfaceFilter", func(v string) error {
+			if strings.EqualFold(v, none) {
+				v = ""
+			}
 			if len(v) > 15 || strings.ContainsAny(v, " /") || strings.Contains(strings.TrimSuffix(v, "+"), "+") {
 				return errors.New("want the name of an interface, or how it begins and +")
 			}
@@ -118,8 +114,11 @@ func markMask(dst *uint32) func(string) error {
 	}
 }
 
-// parsePortRange takes "5000" or "5000:6000". "0" is no range.
+// parsePortRange takes "5000" or "5000:6000". "0" and "none" are no range.
 func parsePortRange(s string) (first, last uint16, err error) {
+	if strings.EqualFold(s, none) {
+		return 0, 0, nil
+	}
 	low, high, ranged := strings.Cut(s, ":")
 	if !ranged {
 		high = low

@@ -96,9 +96,9 @@ type routes struct {
 
 	with routeInputs
 	// What is more certain than any block, by address.
-	host  map[netip.Addr]bool   // this host's own
-	local map[netip.Addr]string // the interfaces of endpoints
-	peers map[netip.Addr]bool   // other nodes' own
+	host  map[netip.Addr]bool     // this host's own
+	local map[netip.Addr]localWay // the interfaces of endpoints
+	peers map[netip.Addr]bool     // other nodes' own
 	// learned are the next hops to what lies outside the cluster, as long as no node
 	// has it: the datastore knows better and sooner what is inside.
 	learned map[netip.Prefix][]netip.Addr
@@ -251,12 +251,12 @@ func (r *routes) find(p netip.Prefix, c *cluster) (bpf Route, kernel KernelRoute
 	}
 	// What follows is more certain than any block.
 	a := p.Addr()
-	iface, local := r.local[a]
+	way, local := r.local[a]
 	switch {
 	case r.host[a]:
 		bpf, kernel = Route{Kind: RouteHost}, KernelRoute{}
 	case local:
-		return Route{}, KernelRoute{Kind: KernelLink, Interface: iface}, why
+		return Route{}, KernelRoute{Kind: KernelLink, Interface: way.iface, Source: way.source}, why
 	case r.peers[a]:
 		bpf, kernel = Route{Kind: RoutePeerHost}, KernelRoute{}
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -17,8 +18,12 @@ import (
 	"calico-xdp/pkg/policy"
 )
 
-// EnvironmentObject is the object that problems with FELIX_* variables name.
-var EnvironmentObject = api.Key{Kind: api.KindFelixConfiguration, Name: "environment"}
+// EnvironmentObject is the object that problems with FELIX_* variables name, and
+// FileObject the one that problems with Felix's configuration file name.
+var (
+	EnvironmentObject = api.Key{Kind: api.KindFelixConfiguration, Name: "environment"}
+	FileObject        = api.Key{Kind: api.KindFelixConfiguration, Name: "file"}
+)
 
 // settings are the FelixConfiguration parameters that this node uses.
 type settings struct {
@@ -43,6 +48,8 @@ type settings struct {
 	logLevel          slog.Level
 	nat               natSettings
 	excluded          []*regexp.Regexp // interfaces that no host endpoint is on
+	// What the host sends from to its own workloads; invalid: the kernel's choice.
+	routeSource, routeSourceV6 netip.Addr
 	// What no policy closes; nil: not configured.
 	failsafeIn, failsafeOut []FailsafePort
 }
@@ -170,6 +177,8 @@ func (s *settings) parameters() []parameter {
 			return nil
 		}},
 		{"ipv6Support", boolean(&s.ipv6)},
+		{"deviceRouteSourceAddress", address(&s.routeSource, "IPv4", netip.Addr.Is4)},
+		{"deviceRouteSourceAddressIPv6", address(&s.routeSourceV6, "IPv6", netip.Addr.Is6)},
 		{"logSeverityScreen", func(v string) error {
 			level, ok := map[string]slog.Level{
 				"trace": slog.LevelDebug, "debug": slog.LevelDebug, "info": slog.LevelInfo, "warning": slog.LevelWarn,
@@ -186,6 +195,12 @@ func (s *settings) parameters() []parameter {
 		{"wireguardEnabledV6", absent("false", "this node does not encrypt what it sends to others")},
 		{"floatingIPs", absent("disabled", "this node does not translate floating addresses")},
 		{"externalNodesList", absent("[]", "this node opens tunnels for the cluster's nodes only")},
+		{"iptablesFilterDenyAction", absent("drop", "this node drops what policy denies, without an answer")},
+		{"nftablesFilterDenyAction", absent("drop", "this node drops what policy denies, without an answer")},
+		{"iptablesFilterAllowAction", absent("accept", "what this node forwards itself does not pass the host's own rules")},
+		{"nftablesFilterAllowAction", absent("accept", "what this node forwards itself does not pass the host's own rules")},
+		{"awsSrcDstCheck", absent("donothing", "this node does not tell AWS what to check")},
+		{"routeSyncDisabled", absent("false", "this node makes the routes to its workloads itself")},
 		{"prometheusMetricsEnabled", boolean(&s.servers.Metrics.Enabled)},
 		{"prometheusMetricsHost", text(&s.servers.Metrics.Host)},
 		{"prometheusMetricsPort", integer(&s.servers.Metrics.Port, 1, math.MaxUint16)},
@@ -203,8 +218,9 @@ func (s *settings) parameters() []parameter {
 	}...)
 }
 
-// environmentNames are the parameters that FELIX_* variables call otherwise.
-var environmentNames = map[string]string{"ipipmtu": "ipinipmtu"}
+// environmentNames are the parameters that FELIX_* variables and Felix's file call
+// otherwise.
+var environmentNames = map[string]string{"ipipmtu": "ipinipmtu", "externalnodeslist": "externalnodescidrlist"}
 
 // layer is one place that parameters come from.
 type layer struct {
@@ -212,17 +228,22 @@ type layer struct {
 	values map[string]string // by lower-cased parameter name
 }
 
-// resolveSettings takes each parameter from the first of environment, node's
+// localLayer is one of the places of this host alone.
+func localLayer(object api.Key, values map[string]string) layer {
+	l := layer{object, maps.Clone(values)}
+	for name, alias := range environmentNames {
+		if v, ok := l.values[alias]; ok {
+			l.values[name] = v
+		}
+	}
+	return l
+}
+
+// resolveSettings takes each parameter from the first of environment, file, node's
 // and default FelixConfiguration that has a usable value, else the built-in
 // one.
 func resolveSettings(in Input) (settings, []policy.Problem) {
-	env := layer{EnvironmentObject, maps.Clone(in.Config.Felix)}
-	for name, alias := range environmentNames {
-		if v, ok := env.values[alias]; ok {
-			env.values[name] = v
-		}
-	}
-	layers := []layer{env}
+	layers := []layer{localLayer(EnvironmentObject, in.Config.Felix), localLayer(FileObject, in.Config.FelixFile)}
 	for _, name := range []string{"node." + in.Node, "default"} {
 		key := api.Key{Kind: api.KindFelixConfiguration, Name: name}
 		if fc, ok := in.Resources.Get(key).(*api.FelixConfiguration); ok {
@@ -231,7 +252,7 @@ func resolveSettings(in Input) (settings, []policy.Problem) {
 	}
 	s := defaultSettings()
 	var problems []policy.Problem
-	for _, p := range s.parameters() {
+	for _, p := range append(s.parameters(), parameter{"felixHostname", nameOf(in.Node)}) {
 		for _, l := range layers {
 			v, ok := l.values[strings.ToLower(p.name)]
 			if !ok || v == "" {
@@ -274,12 +295,15 @@ func specValues(spec *api.FelixConfigurationSpec) map[string]string {
 	return values
 }
 
+// none is Felix's word for nothing at all, whatever the default is.
+const none = "none"
+
 func boolean(dst *bool) func(string) error {
 	return func(v string) error {
 		switch strings.ToLower(v) {
 		case "true", "yes", "y", "t", "1":
 			*dst = true
-		case "false", "no", "n", "f", "0":
+		case "false", "no", "n", "f", "0", none:
 			*dst = false
 		default:
 			return errors.New("want true or false")
@@ -302,7 +326,7 @@ func integer[T int | uint16 | uint32](dst *T, least, most int64) func(string) er
 // absent takes nothing but the value that asks for nothing.
 func absent(off, why string) func(string) error {
 	return func(v string) error {
-		if strings.ToLower(v) != off {
+		if v = strings.ToLower(v); v != off && v != none {
 			return errors.New(why)
 		}
 		return nil
@@ -315,7 +339,7 @@ func entries(dst *int) func(string) error { return integer(dst, 0, 1<<30) }
 // mtu takes 0 as "not set", as Calico does.
 func mtu(dst *int, least int64) func(string) error {
 	return func(v string) error {
-		if v == "0" {
+		if v == "0" || strings.EqualFold(v, none) {
 			*dst = 0
 			return nil
 		}
@@ -325,7 +349,35 @@ func mtu(dst *int, least int64) func(string) error {
 
 func text(dst *string) func(string) error {
 	return func(v string) error {
-		*dst = v
+		if *dst = v; strings.EqualFold(v, none) {
+			*dst = ""
+		}
+		return nil
+	}
+}
+
+// address takes an address of one family.
+func address(dst *netip.Addr, family string, is func(netip.Addr) bool) func(string) error {
+	return func(v string) error {
+		if strings.EqualFold(v, none) {
+			*dst = netip.Addr{}
+			return nil
+		}
+		a, err := netip.ParseAddr(v)
+		if err != nil || !is(a) || a.Zone() != "" {
+			return errors.New("want an " + family + " address")
+		}
+		*dst = a
+		return nil
+	}
+}
+
+// nameOf takes nothing but the node's name, which is not Felix's to give.
+func nameOf(node string) func(string) error {
+	return func(v string) error {
+		if !strings.EqualFold(v, node) {
+			return fmt.Errorf("this node is %q; NODENAME says otherwise", node)
+		}
 		return nil
 	}
 }

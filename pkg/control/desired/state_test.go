@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "write what was computed into testdata")
 // the whole of what this node should then be, as text:
 //
 //	== title
-//	node a | backend vxlan | router-id hash | env vxlanport=8472
+//	node a | backend vxlan | router-id hash | env vxlanport=8472 | file vxlanport=8472
 //	link 2 eth0 device 1500 02:00:00:00:00:01 up 10.0.1.1/24   (or: unlink eth0)
 //	link 3 wg0 wireguard 1420 00:00:00:00:00:00 up no-ethernet
 //	link 4 eth1 device 1500 02:00:00:00:00:01 up port          (of a bridge)
@@ -79,7 +79,8 @@ func TestStates(t *testing.T) {
 				follower.follow(t, in, changesBetween(before.Resources, in.Resources))
 				before = in
 				in.Links, in.Learned = slices.Clone(in.Links), slices.Clone(in.Learned)
-				before.Resources, before.Config.Felix = in.Resources.Clone(), maps.Clone(in.Config.Felix)
+				before.Resources = in.Resources.Clone()
+				before.Config.Felix, before.Config.FelixFile = maps.Clone(in.Config.Felix), maps.Clone(in.Config.FelixFile)
 				fmt.Fprintf(&out, "%s%s\n=>\n%s\n\n", title, changes, got)
 			}
 			if *update {
@@ -143,12 +144,16 @@ func directive(in *Input, f []string) error {
 		in.Config.Backend = f[1]
 	case "router-id":
 		in.Config.RouterID = f[1]
-	case "env":
-		if in.Config.Felix == nil {
-			in.Config.Felix = make(map[string]string)
+	case "env", "file":
+		values := &in.Config.Felix
+		if f[0] == "file" {
+			values = &in.Config.FelixFile
+		}
+		if *values == nil {
+			*values = make(map[string]string)
 		}
 		name, value, _ := strings.Cut(f[1], "=")
-		in.Config.Felix[name] = value
+		(*values)[name] = value
 	case "link":
 		index, err := strconv.Atoi(f[1])
 		if err != nil {
@@ -419,7 +424,11 @@ func stateText(s *State) string {
 	for _, p := range slices.SortedFunc(maps.Keys(s.Host.Routes), byPrefix) {
 		switch r := s.Host.Routes[p]; r.Kind {
 		case KernelLink:
-			line("kernel %v dev %s", p, r.Interface)
+			text := fmt.Sprintf("kernel %v dev %s", p, r.Interface)
+			if r.Source.IsValid() {
+				text += fmt.Sprintf(" from %v", r.Source)
+			}
+			line("%s", text)
 		case KernelVia:
 			text := fmt.Sprintf("kernel %v via %v mtu %d", p, r.Via, r.MTU)
 			for _, also := range r.Also {

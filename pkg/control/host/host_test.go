@@ -135,11 +135,13 @@ func fixture(t *testing.T) (*testbed.Host, *testbed.Workload, *desired.State) {
 		Routes: routeMap{
 			prefix("192.168.0.0/26"):   blackhole,
 			prefix("192.168.0.5/32"):   link("cali1"),
+			prefix("192.168.0.6/32"):   from("10.10.1.2", link("cali1")),
 			prefix("192.168.0.64/26"):  via("10.10.1.77", 0),
 			prefix("192.168.0.128/26"): via("10.10.2.9", 1480),
 			prefix("192.168.1.0/26"):   from("10.10.1.2", via("10.10.1.77", 1480)),
 			prefix("fd20::/122"):       blackhole,
 			prefix("fd20::5/128"):      link("cali1"),
+			prefix("fd20::6/128"):      from("fd10:10:1::2", link("cali1")),
 			prefix("fd20::40/122"):     via("fd10:10:1::77", 0),
 			prefix("fd20::80/122"):     via("fd10:10:2::9", 1430),
 			prefix("fd20::180/122"):    from("fd10:10:1::2", via("fd10:10:1::77", 0)),
@@ -159,12 +161,14 @@ var (
 	ours = []string{
 		"192.168.0.128/26 via 10.10.1.1 dev eth0 proto 88 mtu 1480",
 		"192.168.0.5 dev cali1 proto 88 scope link",
+		"192.168.0.6 dev cali1 proto 88 scope link src 10.10.1.2",
 		"192.168.0.64/26 via 10.10.1.77 dev eth0 proto 88",
 		"192.168.1.0/26 via 10.10.1.77 dev eth0 proto 88 src 10.10.1.2 mtu 1480",
 		"blackhole 192.168.0.0/26 proto 88",
 		"blackhole fd20::/122 dev lo proto 88 metric 1024 pref medium",
 		"fd20::40/122 via fd10:10:1::77 dev eth0 proto 88 metric 1024 pref medium",
 		"fd20::5 dev cali1 proto 88 metric 1024 pref medium",
+		"fd20::6 dev cali1 proto 88 src fd10:10:1::2 metric 1024 pref medium",
 		"fd20::80/122 via fd10:10:1::1 dev eth0 proto 88 metric 1024 mtu 1430 pref medium",
 		"fd20::180/122 via fd10:10:1::77 dev eth0 proto 88 src fd10:10:1::2 metric 1024 pref medium",
 	}
@@ -311,7 +315,7 @@ func TestRestartAndDetach(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(removed) != 8 || removed[0] != "route 192.168.0.0/26" {
+	if len(removed) != 10 || removed[0] != "route 192.168.0.0/26" {
 		t.Errorf("removed %q", removed)
 	}
 	expectRoutes(t, host.Namespace, append(slices.Clone(defaults), foreign)...)

@@ -456,7 +456,7 @@ func (n *Network) wantRoute(p netip.Prefix, r desired.KernelRoute, index func(st
 		if !ok {
 			return k, route{}, nil
 		}
-		v.link = link
+		v.link, v.source = link, r.Source
 		if p.Addr().Is4() {
 			v.scope = netlink.SCOPE_LINK
 		}
