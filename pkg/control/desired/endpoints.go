@@ -37,7 +37,7 @@ func sortClaims(endpoints map[api.Key]*api.WorkloadEndpoint) []claim {
 func sameClaim(a, b *api.WorkloadEndpoint) bool {
 	return a.Spec.InterfaceName == b.Spec.InterfaceName && a.Spec.MAC == b.Spec.MAC &&
 		slices.Equal(a.Spec.IPNetworks, b.Spec.IPNetworks) &&
-		slices.Equal(a.Spec.AllowSpoofedSourcePrefixes, b.Spec.AllowSpoofedSourcePrefixes) &&
+		slices.Equal(a.Spec.AllowSpoofedSourcePrefixes, b.Spec.AllowSpoofedSourcePrefixes) && slices.Equal(unserved(a), unserved(b)) &&
 		a.Annotations[sourcesAnnotation] == b.Annotations[sourcesAnnotation] && a.CreationTimestamp.Equal(&b.CreationTimestamp)
 }
 
@@ -109,6 +109,9 @@ func (s *State) addEndpoints(claims []claim, links []Link, taken reserved, anySo
 		if err != nil {
 			complain(err)
 		}
+		for _, missed := range unserved(c.endpoint) {
+			complain(errors.New(missed))
+		}
 		s.Local[c.key] = local
 		if interfaces[name] != c.key || !exists {
 			continue
@@ -123,6 +126,17 @@ func (s *State) addEndpoints(claims []claim, links []Link, taken reserved, anySo
 		}
 		s.Host.Workloads[name] = WorkloadLink{Ifindex: link.Index}
 	}
+}
+
+// unserved says what an endpoint asks for and does not get.
+func unserved(w *api.WorkloadEndpoint) (missed []string) {
+	if q := w.Spec.QoSControls; q != nil && *q != (api.QoSControls{}) {
+		missed = append(missed, "qosControls: this node limits nothing")
+	}
+	if len(w.Spec.IPNATs) > 0 {
+		missed = append(missed, "ipNATs: this node does not translate floating addresses")
+	}
+	return missed
 }
 
 // sourcesAnnotation says the same as allowSpoofedSourcePrefixes, as a list in JSON, as a
