@@ -66,6 +66,10 @@ func TestUserInputIsStoredAsCalicoStoresIt(t *testing.T) {
 			"apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {name: np}\nspec: {tier: t, ingress: [{action: Deny, source: {}}], egress: [{action: Pass, destination: {}}]}\n",
 			`{"kind":"NetworkPolicy","apiVersion":"projectcalico.org/v3","metadata":{"name":"np","namespace":"default","labels":{"projectcalico.org/tier":"t"},"annotations":{"projectcalico.org/metadata":"{\"name\":\"np\"}"}},"spec":{"tier":"t","ingress":[{"action":"Deny"}],"egress":[{"action":"Pass"}],"types":["Ingress","Egress"]}}`,
 		},
+		"controllers' configuration": {
+			"apiVersion: projectcalico.org/v3\nkind: KubeControllersConfiguration\nmetadata: {name: default}\nspec: {controllers: {node: {}, loadBalancer: {}}}\n",
+			`{"kind":"KubeControllersConfiguration","apiVersion":"projectcalico.org/v3","metadata":{"name":"default"},"spec":{"prometheusMetricsPort":9094,"controllers":{"node":{"leakGracePeriod":"15m0s"},"loadBalancer":{"assignIPs":"AllServices"}}},"status":{}}`,
+		},
 		"a tier": {
 			"apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: {name: noorder}\n",
 			`{"kind":"Tier","apiVersion":"projectcalico.org/v3","metadata":{"name":"noorder"},"spec":{"order":1000000,"defaultAction":"Deny"},"status":{}}`,

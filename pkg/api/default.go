@@ -2,8 +2,10 @@ package api
 
 import (
 	"encoding/json"
+	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // DefaultTier is the tier of policies that name none.
@@ -37,6 +39,8 @@ func Default(r Resource) {
 		setDefault(&r.Spec.ServiceLoadBalancerAggregation, v3.ServiceLoadBalancerAggregationEnabled)
 	case *IPAMConfiguration:
 		setDefault(&r.Spec.AutoAllocateBlocks, true)
+	case *KubeControllersConfiguration:
+		defaultKubeControllers(&r.Spec)
 	case *Profile:
 		defaultRules(r.Spec.Ingress, r.Spec.Egress)
 	case *NetworkPolicy:
@@ -111,6 +115,16 @@ func defaultFelix(s *FelixConfigurationSpec) {
 	setDefault(&s.BPFConnectTimeLoadBalancing, v3.BPFConnectTimeLBTCP)
 	setDefault(&s.BPFHostNetworkedNATWithoutCTLB, v3.BPFHostNetworkedNATEnabled)
 	setDefault(&s.FloatingIPs, v3.FloatingIPsDisabled)
+}
+
+func defaultKubeControllers(s *v3.KubeControllersConfigurationSpec) {
+	setDefault(&s.PrometheusMetricsPort, 9094)
+	if n := s.Controllers.Node; n != nil {
+		setDefault(&n.LeakGracePeriod, metav1.Duration{Duration: 15 * time.Minute})
+	}
+	if b := s.Controllers.LoadBalancer; b != nil {
+		b.AssignIPs = orElse(b.AssignIPs, v3.AllServices)
+	}
 }
 
 // defaultPolicy fills in tier and types, whose places in r's spec it is given,

@@ -34,7 +34,7 @@ func Validate(r Resource) error {
 		f.bgpFilter(r)
 	case *BGPPeer:
 		f.bgpPeer(&r.Spec)
-	case *ClusterInformation, *IPAMConfiguration, *KubeControllersConfiguration:
+	case *ClusterInformation, *IPAMConfiguration:
 		f.onlyDefault(r)
 	case *FelixConfiguration:
 		f.felix(r)
@@ -44,6 +44,9 @@ func Validate(r Resource) error {
 		f.hostEndpoint(&r.Spec)
 	case *IPPool:
 		f.pool(&r.Spec)
+	case *KubeControllersConfiguration:
+		f.onlyDefault(r)
+		f.kubeControllers(&r.Spec)
 	case *Node:
 		f.node(&r.Spec)
 	case *Profile:

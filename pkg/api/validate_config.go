@@ -136,3 +136,26 @@ func (f *faults) routeTables(s *FelixConfigurationSpec) {
 		f.add("spec.routeTableRanges", tables, "more tables than 65535")
 	}
 }
+
+// kubeControllers checks the templates of host endpoints, whose names go into those of
+// the endpoints.
+func (f *faults) kubeControllers(s *v3.KubeControllersConfigurationSpec) {
+	n := s.Controllers.Node
+	if n == nil || n.HostEndpoint == nil {
+		return
+	}
+	names := make(map[string]bool)
+	for i, t := range n.HostEndpoint.Templates {
+		at := fmt.Sprintf("spec.controllers.node.hostEndpoint.templates[%d]", i)
+		switch {
+		case t.GenerateName == "":
+			f.add(at+".generateName", nil, "missing")
+		case names[t.GenerateName]:
+			f.add(at+".generateName", t.GenerateName, "there is one of this name already")
+		}
+		names[t.GenerateName] = true
+		if len(t.InterfaceCIDRs) == 0 && t.InterfaceSelector == "" {
+			f.add(at+".interfaceCIDRs", nil, "missing, and there is no interfaceSelector either")
+		}
+	}
+}

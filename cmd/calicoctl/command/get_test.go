@@ -51,7 +51,7 @@ func TestTablesOfOurOwn(t *testing.T) {
 			"prod        node--a-k8s-web--0-eth0    web-0      node-a   192.168.0.10/32,fd02::10/128   cali0ef24ba   prof-web   10.77.0.1->192.168.0.10   \n\n",
 		"get caliconodestatus -o wide": "NAME   NODE     CLASSES            INTERVAL   LASTUPDATED   \n" +
 			"st-1   node-a   Agent,BGP,Routes   10                       \n\n",
-		"get stagedkubernetesnetworkpolicy -A -o wide": "NAMESPACE   NAME     SELECTOR   \n" +
+		"get stagedkubernetesnetworkpolicy -A -o wide": "NAMESPACE   NAME     PODSELECTOR   \n" +
 			"prod        sknp-1   a=b        \n\n",
 		"get bgpfilter": "NAME     NUMEXPORTV4   NUMIMPORTV4   NUMEXPORTV6   NUMIMPORTV6   \n" +
 			"filt-1   2             1             1             1             \n\n",
@@ -156,6 +156,10 @@ func TestGetDocuments(t *testing.T) {
 	}
 	if list.Kind != "NodeList" || list.APIVersion != "projectcalico.org/v3" || len(list.Items) != 2 || list.Items[0].Metadata.Name != "node-a" {
 		t.Errorf("got %+v", list)
+	}
+	decode(c.ok(t, "get", "tiers", "-o", "json"), &list)
+	if len(list.Items) != 5 || list.Items[0].Metadata.Name != "security" || list.Items[4].Metadata.Name != "kube-baseline" {
+		t.Errorf("tiers are not in their order: %+v", list.Items)
 	}
 	var array []struct{ Kind string }
 	decode(c.ok(t, "get", "node,tiers", "-o", "json"), &array)

@@ -182,7 +182,7 @@ func policyColumns(kind string) []column {
 	case api.KindStagedKubernetesNetworkPolicy:
 		return []column{
 			name,
-			wide("SELECTOR", func(p *api.StagedKubernetesNetworkPolicy) string {
+			wide("PODSELECTOR", func(p *api.StagedKubernetesNetworkPolicy) string {
 				return metav1.FormatLabelSelector(&p.Spec.PodSelector)
 			}),
 		}

@@ -29,7 +29,7 @@ func documents(groups []Group) []any {
 	var out []any
 	for _, g := range groups {
 		if g.Listed {
-			items := g.Resources
+			items := sorted(g)
 			if items == nil {
 				items = []api.Resource{}
 			}
@@ -88,7 +88,7 @@ func WriteJSON(w io.Writer, v any) error {
 // delete take as arguments.
 func Names(w io.Writer, groups []Group) error {
 	for _, g := range groups {
-		for _, r := range g.Resources {
+		for _, r := range sorted(g) {
 			if _, err := fmt.Fprintln(w, Name(api.KeyOf(r))); err != nil {
 				return err
 			}

@@ -129,8 +129,8 @@ func oneLine(s string) string {
 	}, s)
 }
 
-// sorted returns the resources in the order of the table: tiers as they are
-// evaluated, everything else as it came.
+// sorted returns the resources in the order in which they are shown: tiers as they
+// are evaluated, everything else as it came.
 func sorted(g Group) []api.Resource {
 	if g.Kind.Name != api.KindTier {
 		return g.Resources
