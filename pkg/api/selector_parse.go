@@ -168,6 +168,9 @@ func (p *parser) expect(word string) error {
 	return nil
 }
 
+// longestLabel is how long Calico lets a label's name be.
+const longestLabel = 512
+
 // key reads a label's name.
 func (p *parser) key() (string, error) {
 	p.skip()
@@ -177,6 +180,9 @@ func (p *parser) key() (string, error) {
 	}
 	if end == 0 {
 		return "", p.fault("a label name")
+	}
+	if end > longestLabel {
+		return "", fmt.Errorf("a label name is longer than %d characters", longestLabel)
 	}
 	key := p.rest[:end]
 	p.rest = p.rest[end:]

@@ -136,6 +136,8 @@ func TestSelectorRefuses(t *testing.T) {
 		"a starts 'b'":      "expected an operator",
 		"a == 'b'\n":        "expected the end",
 		"ä == 'b'":          "expected a label name",
+
+		"has(" + strings.Repeat("k", 513) + ")": "a label name is longer than 512",
 		"a == 'b' has(c)":   "expected the end",
 		"!":                 "expected a label name at the end",
 		"'a' == b":          "expected a label name",
