@@ -138,11 +138,11 @@ func TestSelectorRefuses(t *testing.T) {
 		"ä == 'b'":          "expected a label name",
 
 		"has(" + strings.Repeat("k", 513) + ")": "a label name is longer than 512",
-		"a == 'b' has(c)":   "expected the end",
-		"!":                 "expected a label name at the end",
-		"'a' == b":          "expected a label name",
-		"a == 'b' || || c":  "expected a label name",
-		"a === 'b'":         "expected a quoted value",
+		"a == 'b' has(c)":                       "expected the end",
+		"!":                                     "expected a label name at the end",
+		"'a' == b":                              "expected a label name",
+		"a == 'b' || || c":                      "expected a label name",
+		"a === 'b'":                             "expected a quoted value",
 		strings.Repeat("(", 600) + "all()" + strings.Repeat(")", 600): "too deeply nested",
 	} {
 		if _, err := ParseSelector(in); err == nil {
