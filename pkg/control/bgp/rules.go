@@ -35,7 +35,7 @@ func newRules(tag string, b *desired.BGP) *rules {
 	}
 	groups := map[group][]netip.Addr{}
 	members := map[group]desired.BGPPeer{}
-	common := fmt.Sprint(b.Hidden, b.Passed, b.Communities)
+	common := fmt.Sprint(b.Hidden, b.Passed, b.Communities, b.Offered)
 	for _, name := range slices.Sorted(maps.Keys(b.Peers)) {
 		p := b.Peers[name]
 		a := p.Address.Unmap()
@@ -85,6 +85,11 @@ func newRules(tag string, b *desired.BGP) *rules {
 			a.LargeCommunity = &api.CommunityAction{Type: api.CommunityAction_ADD, Communities: c.Large}
 		}
 		r.export(&api.Conditions{PrefixSet: r.inside([]netip.Prefix{c.Prefix}, c.Prefix.Addr().Is6())}, a)
+	}
+	for _, is6 := range []bool{false, true} {
+		if s := r.exactly(b.Offered, is6); s != nil {
+			r.export(&api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL, PrefixSet: s}, &api.Actions{RouteAction: api.RouteAction_REJECT})
+		}
 	}
 	r.export(&api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL}, &api.Actions{RouteAction: api.RouteAction_ACCEPT})
 	for _, is6 := range []bool{false, true} {
@@ -175,7 +180,7 @@ func (r *rules) conditions(f desired.BGPRule, peers *api.MatchSet, importing boo
 	}
 	var own []*api.Prefix
 	for _, p := range f.Interface.Own {
-		if matches(f, p) {
+		if f.Covers(p) {
 			own = append(own, apiPrefix(p, p.Bits(), p.Bits()))
 		}
 	}
@@ -185,15 +190,6 @@ func (r *rules) conditions(f desired.BGPRule, peers *api.MatchSet, importing boo
 		out = append(out, c)
 	}
 	return out
-}
-
-// matches applies a rule's prefix to p.
-func matches(f desired.BGPRule, p netip.Prefix) bool {
-	if !f.Prefix.IsValid() {
-		return true
-	}
-	in := f.Prefix.Bits() <= p.Bits() && f.Prefix.Contains(p.Addr()) && f.Min <= p.Bits() && p.Bits() <= f.Max
-	return in != f.Outside
 }
 
 func (r *rules) export(c *api.Conditions, a *api.Actions) {
@@ -211,6 +207,20 @@ func (r *rules) inside(nets []netip.Prefix, is6 bool) *api.MatchSet {
 	for _, n := range nets {
 		if n.Addr().Is6() == is6 {
 			list = append(list, apiPrefix(n, n.Bits(), n.Addr().BitLen()))
+		}
+	}
+	if list == nil {
+		return nil
+	}
+	return r.prefixes(list)
+}
+
+// exactly is the set of the prefixes of one family, nil if there are none.
+func (r *rules) exactly(prefixes []netip.Prefix, is6 bool) *api.MatchSet {
+	var list []*api.Prefix
+	for _, p := range prefixes {
+		if p.Addr().Is6() == is6 {
+			list = append(list, apiPrefix(p, p.Bits(), p.Bits()))
 		}
 	}
 	if list == nil {

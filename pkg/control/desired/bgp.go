@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 
@@ -72,6 +73,8 @@ type bgpReader struct {
 	byAddress map[netip.Addr][]string
 	// taken are the peers by address, each with its name.
 	taken map[netip.Addr]string
+	// networks are those of this host's interfaces, but for the ignored ones.
+	networks []hostNetwork
 }
 
 func newBGPReader(s *State, in Input, c *cluster) *bgpReader {
@@ -81,6 +84,11 @@ func newBGPReader(s *State, in Input, c *cluster) *bgpReader {
 	}
 	if conf, ok := in.Resources.Get(bgpConfiguration("node." + c.self.name)).(*api.BGPConfiguration); ok {
 		r.own = conf.Spec
+	}
+	for _, n := range hostNetworks(in.Links) {
+		if !slices.ContainsFunc(r.spec.IgnoredInterfaces, func(pattern string) bool { ok, _ := path.Match(pattern, n.link); return ok }) {
+			r.networks = append(r.networks, n)
+		}
 	}
 	for _, name := range sortedNames(c.nodes) {
 		for _, is6 := range []bool{false, true} {
@@ -140,6 +148,7 @@ func (r *bgpReader) addAnnouncements() {
 		}
 	}
 	r.addServices()
+	r.addNetworks()
 	r.addCommunities()
 	slices.SortFunc(b.Hidden, netip.Prefix.Compare)
 	slices.SortFunc(b.Passed, netip.Prefix.Compare)

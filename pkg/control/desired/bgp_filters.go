@@ -155,6 +155,11 @@ func (r *bgpReader) leadingTo(pattern string, is6 bool) (*BGPInterface, error) {
 			}
 		}
 	}
+	for _, n := range r.networks {
+		if ok, _ := path.Match(pattern, n.link); ok && n.prefix.Addr().Is6() == is6 {
+			out.Own = append(out.Own, n.prefix)
+		}
+	}
 	for _, e := range r.Dataplane.Endpoints {
 		if ok, _ := path.Match(pattern, e.Interface); !ok {
 			continue

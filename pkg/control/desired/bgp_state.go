@@ -29,6 +29,9 @@ type BGP struct {
 	// Passed are the nets inside which learned routes are passed on, as far as BGP
 	// allows between the two peers. Others are for this node alone.
 	Passed []netip.Prefix
+	// Offered are those of Advertise that only a peer's filter announces: networks of
+	// this host.
+	Offered []netip.Prefix
 	// Communities are added to what is announced inside a prefix.
 	Communities []BGPCommunities
 	// Filters are those that peers name.
@@ -105,6 +108,15 @@ type BGPRule struct {
 	Learned bool
 	// Interface, if not nil, matches the routes that lead to an interface.
 	Interface *BGPInterface
+}
+
+// Covers applies the rule's prefix to p.
+func (r BGPRule) Covers(p netip.Prefix) bool {
+	if !r.Prefix.IsValid() {
+		return true
+	}
+	in := r.Prefix.Bits() <= p.Bits() && r.Prefix.Contains(p.Addr()) && r.Min <= p.Bits() && p.Bits() <= r.Max
+	return in != r.Outside
 }
 
 // BGPInterface is where a route must lead: a learned one has its next hop in one

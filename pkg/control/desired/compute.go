@@ -281,7 +281,8 @@ func (c *Computer) computeRoutes(in Input, links bool, addressesOf []string, own
 func (c *Computer) computeBGP(in Input, links, own bool) {
 	outside := in.Pending != c.in.Pending || !maps.Equal(in.Secrets, c.in.Secrets) || !sameServices(in.Services, c.in.Services)
 	// Filters may ask about interfaces.
-	filtered := (links || c.out.Changes.Local) && len(c.out.BGP.Filters) > 0
+	filtered := (links || c.out.Changes.Local) && len(c.out.BGP.Filters) > 0 ||
+		links && !slices.Equal(hostNetworks(in.Links), hostNetworks(c.in.Links))
 	if c.stale.bgp || c.stale.nodes || c.stale.pools || own || outside || filtered {
 		s := State{Dataplane: Dataplane{Endpoints: c.out.Dataplane.Endpoints}, Host: Host{Routes: make(map[netip.Prefix]KernelRoute)}}
 		s.addBGP(in, &c.cluster)

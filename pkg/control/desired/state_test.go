@@ -326,6 +326,9 @@ func bgpText(b BGP, line func(string, ...any)) {
 	for _, p := range slices.SortedFunc(maps.Keys(b.Advertise), netip.Prefix.Compare) {
 		line("bgp advertise %v", p)
 	}
+	if b.Offered != nil {
+		line("bgp offers to filters %v", b.Offered)
+	}
 	if b.Hidden != nil {
 		line("bgp hides %v", b.Hidden)
 	}
