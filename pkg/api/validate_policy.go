@@ -154,6 +154,11 @@ func (f *faults) kubernetesPolicy(s *v3.StagedKubernetesNetworkPolicySpec) {
 	ports := func(path string, ports []networking.NetworkPolicyPort) {
 		for i, p := range ports {
 			at := fmt.Sprintf("%s.ports[%d]", path, i)
+			if p.Port != nil && p.Port.Type == intstr.String {
+				if _, err := numorstring.PortFromString(p.Port.StrVal); err != nil {
+					f.add(at+".port", p.Port.StrVal, "expected a port or its name")
+				}
+			}
 			switch {
 			case p.Port != nil && p.Port.Type == intstr.Int && (p.Port.IntVal < 0 || p.Port.IntVal > 65535):
 				f.add(at+".port", p.Port.IntVal, "expected ports from 0 to 65535")

@@ -88,6 +88,8 @@ func TestValidateRefuses(t *testing.T) {
 		{"KubeControllersConfiguration", "default", "{controllers: {node: {hostEndpoint: {templates: [{generateName: a}]}}}}", "templates[0].interfaceCIDRs: missing"},
 		{"Tier", "adminnetworkpolicy", "{order: 1}", "spec.order: 1: the order of this tier is 1000"},
 		{"StagedKubernetesNetworkPolicy", "p", gnp("{ports: [{port: 80, endPort: 79}]}"), "spec.ingress[0].ports[0].endPort: 79: expected a port from 80 on"},
+		{"StagedKubernetesNetworkPolicy", "p", gnp("{ports: [{port: 'eth*'}]}"), `spec.ingress[0].ports[0].port: "eth*"`},
+		{"WorkloadEndpoint", "", wep + "ipNetworks: [10.0.0.1], ipNATs: [{internalIP: 10.0.0.1, externalIP: 1.2.3.4/32}]}", "spec.ipNATs[0].externalIP"},
 		{"StagedKubernetesNetworkPolicy", "p", gnp("{ports: [{port: http, endPort: 79}]}"), "needs a port by number"},
 		{"StagedKubernetesNetworkPolicy", "p", "{egress: [{ports: [{port: 65536}]}]}", "spec.egress[0].ports[0].port: 65536"},
 		{"FelixConfiguration", "default", "{bpfJITHardening: x}", "spec.bpfJITHardening"},

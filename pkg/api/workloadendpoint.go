@@ -49,8 +49,8 @@ type WorkloadEndpointSpec struct {
 
 // IPNAT is a floating address of the workload.
 type IPNAT struct {
-	InternalIP string `json:"internalIP" validate:"singleAddress"`
-	ExternalIP string `json:"externalIP" validate:"singleAddress"`
+	InternalIP string `json:"internalIP" validate:"ip"`
+	ExternalIP string `json:"externalIP" validate:"ip"`
 }
 
 // WorkloadPort is a named port that rules may refer to.
