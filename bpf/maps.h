@@ -305,6 +305,8 @@ struct search {
 	__u32 block;			/* number of the next block's first rule */
 	__u32 rule_count;
 	__u32 any;			/* a bit for each dimension that need not be looked at */
+	__u32 forgets;			/* what is found is not remembered now */
+	__u32 pad;
 };
 
 struct {

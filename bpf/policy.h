@@ -384,7 +384,7 @@ __noinline int policy_evaluate(__u32 base, __u32 source, __u32 destination, __u3
 	s->block = 0;
 	bpf_loop(2 * MAX_RULES, search_step, &s, 0);
 	/* Log rules want to be met each time. */
-	if (!s->e.logs) {
+	if (!s->e.logs && !s->forgets) {
 		s->is.verdict = s->e.verdict;
 		*known = s->is;
 	}

@@ -501,11 +501,17 @@ int explain(struct __sk_buff *skb)
 	__u32 zero = 0;
 	struct explanation *answer = bpf_map_lookup_elem(&explanations, &zero);
 	struct judging *j = bpf_map_lookup_elem(&scratch, &zero);
+	struct search *s = bpf_map_lookup_elem(&searches, &zero);
 	enum reason reason;
 
-	if (!answer || !j)
+	if (!answer || !j || !s)
 		return TC_ACT_SHOT;
+	/* Linux 6.1 runs this where a packet may come in between, and use the same memory. That
+	 * spoils an answer, and must not spoil a verdict.
+	 */
+	s->forgets = 1;
 	reason = explain_packet(skb, &p, j);
+	s->forgets = 0;
 	answer->flow = j->flow;
 	for (int i = 0; i < FLOW_RULES; i++)
 		answer->logged[i] = i < j->logs ? j->logged[i] : 0;

@@ -413,6 +413,8 @@ type bpfSearch struct {
 	Block     uint32
 	RuleCount uint32
 	Any       uint32
+	Forgets   uint32
+	Pad       uint32
 }
 
 type bpfSettings struct {
