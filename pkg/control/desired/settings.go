@@ -218,8 +218,8 @@ func (s *settings) parameters() []parameter {
 	}...)
 }
 
-// environmentNames are the parameters that FELIX_* variables and Felix's file call
-// otherwise.
+// environmentNames are the parameters that FELIX_* variables, Felix's file and annotations
+// call otherwise.
 var environmentNames = map[string]string{"ipipmtu": "ipinipmtu", "externalnodeslist": "externalnodescidrlist"}
 
 // layer is one place that parameters come from.
@@ -228,8 +228,12 @@ type layer struct {
 	values map[string]string // by lower-cased parameter name
 }
 
-// localLayer is one of the places of this host alone.
-func localLayer(object api.Key, values map[string]string) layer {
+// annotations begin with this, if they are parameters by Felix's own names; they are
+// looked at before the spec.
+const annotationPrefix = "config.projectcalico.org/"
+
+// newLayer takes values by the names that Felix has for them.
+func newLayer(object api.Key, values map[string]string) layer {
 	l := layer{object, maps.Clone(values)}
 	for name, alias := range environmentNames {
 		if v, ok := l.values[alias]; ok {
@@ -243,11 +247,17 @@ func localLayer(object api.Key, values map[string]string) layer {
 // and default FelixConfiguration that has a usable value, else the built-in
 // one.
 func resolveSettings(in Input) (settings, []policy.Problem) {
-	layers := []layer{localLayer(EnvironmentObject, in.Config.Felix), localLayer(FileObject, in.Config.FelixFile)}
+	layers := []layer{newLayer(EnvironmentObject, in.Config.Felix), newLayer(FileObject, in.Config.FelixFile)}
 	for _, name := range []string{"node." + in.Node, "default"} {
 		key := api.Key{Kind: api.KindFelixConfiguration, Name: name}
 		if fc, ok := in.Resources.Get(key).(*api.FelixConfiguration); ok {
-			layers = append(layers, layer{key, specValues(&fc.Spec)})
+			annotated := make(map[string]string)
+			for name, value := range fc.Annotations {
+				if name, ok := strings.CutPrefix(name, annotationPrefix); ok {
+					annotated[strings.ToLower(name)] = value
+				}
+			}
+			layers = append(layers, newLayer(key, annotated), layer{key, specValues(&fc.Spec)})
 		}
 	}
 	s := defaultSettings()
