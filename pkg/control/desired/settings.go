@@ -209,6 +209,9 @@ func (s *settings) parameters() []parameter {
 		{"healthPort", integer(&s.servers.Health.Port, 1, math.MaxUint16)},
 		{"debugHost", text(&s.servers.Debug.Host)},
 		{"debugPort", func(v string) error {
+			if strings.EqualFold(v, none) {
+				v = "0"
+			}
 			err := integer(&s.servers.Debug.Port, 0, math.MaxUint16)(v)
 			if err == nil {
 				s.servers.Debug.Enabled = s.servers.Debug.Port != 0
