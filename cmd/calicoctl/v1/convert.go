@@ -107,7 +107,12 @@ func Convert(data []byte) (api.Resource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s(%s): %w", m.Kind, meta.Name+meta.CIDR+meta.PeerIP, err)
 	}
-	api.Default(r)
+	api.Default(r) // types that are not given follow from the rules, as with Calico's own conversion
+	annotations := r.GetAnnotations()
+	delete(annotations, api.AnnotationMetadata) // is for the datastore
+	if len(annotations) == 0 {
+		r.SetAnnotations(nil)
+	}
 	return r, nil
 }
 
@@ -249,12 +254,6 @@ func convertPolicy(meta metadata, data []byte) (api.Resource, error) {
 	for _, t := range spec.Types {
 		p.Spec.Types = append(p.Spec.Types, map[string]v3.PolicyType{"ingress": v3.PolicyTypeIngress, "egress": v3.PolicyTypeEgress}[strings.ToLower(t)])
 	}
-	if len(p.Spec.Types) == 0 {
-		p.Spec.Types = []v3.PolicyType{v3.PolicyTypeIngress, v3.PolicyTypeEgress} // v1 policy was always for both
-		if spec.PreDNAT {
-			p.Spec.Types = p.Spec.Types[:1]
-		}
-	}
 	return p, errors.Join(errIn, errOut)
 }
 
@@ -290,6 +289,7 @@ func convertWorkloadEndpoint(meta metadata, data []byte) (api.Resource, error) {
 		return nil, err
 	}
 	w.Labels = meta.Labels
+	delete(w.Labels, "calico/k8s_ns") // v3's own label says it
 	w.Spec.Node, w.Spec.Orchestrator = NodeName(meta.Node), Name(meta.Orchestrator)
 	w.Spec.Endpoint, w.Spec.Profiles = Name(meta.Name), names(w.Spec.Profiles)
 	w.Namespace = "default"

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"calico-xdp/cmd/calicoctl/v1"
+	"calico-xdp/pkg/api"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -70,5 +71,37 @@ func TestRules(t *testing.T) {
 		if _, err := v1.ParseRules([]byte(text)); err == nil {
 			t.Errorf("%s was taken", text)
 		}
+	}
+}
+
+// TestConvertedPolicies: a policy is for the directions that it has rules for, ingress if
+// it has none. Anything else would close what was open.
+func TestConvertedPolicies(t *testing.T) {
+	for spec, want := range map[string]string{
+		`{"ingress":[{"action":"allow"}]}`:                               `["Ingress"]`,
+		`{"egress":[{"action":"allow"}]}`:                                `["Egress"]`,
+		`{"ingress":[{"action":"allow"}],"egress":[{"action":"allow"}]}`: `["Ingress","Egress"]`,
+		`{"doNotTrack":true}`:                                            `["Ingress"]`,
+		`{"types":["ingress","egress"]}`:                                 `["Ingress","Egress"]`,
+	} {
+		r, err := v1.Convert([]byte(`{"apiVersion":"v1","kind":"policy","metadata":{"name":"p"},"spec":` + spec + `}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := r.(*api.GlobalNetworkPolicy)
+		if got, _ := json.Marshal(p.Spec.Types); string(got) != want {
+			t.Errorf("%s: types %s, expected %s", spec, got, want)
+		}
+		if p.Annotations != nil {
+			t.Errorf("%s: annotations %v", spec, p.Annotations)
+		}
+	}
+	r, err := v1.Convert([]byte(`{"apiVersion":"v1","kind":"workloadEndpoint","metadata":{"name":"eth0","workload":"prod.web-0","orchestrator":"k8s","node":"n","labels":{"a":"b","calico/k8s_ns":"prod"}},"spec":{"interfaceName":"cali1","ipNetworks":["10.0.0.1/32"]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"a": "b", "projectcalico.org/namespace": "prod", "projectcalico.org/orchestrator": "k8s"}
+	if diff := cmp.Diff(want, r.GetLabels()); diff != "" {
+		t.Error(diff)
 	}
 }
