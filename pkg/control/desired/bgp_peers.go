@@ -106,10 +106,12 @@ func (r *bgpReader) addConfigured(key api.Key, p *api.BGPPeer) error {
 			peer.AS = r.asOf(r.cluster.nodes[names[0]])
 		}
 	}
-	peer.ClusterNode = len(r.byAddress[address]) > 0
+	// What has a node's address may be another speaker of its host.
+	nodes := r.nodesAt(address, peer.AS, peer.Port)
+	peer.ClusterNode = len(nodes) > 0
 	if peer.Port == 0 {
 		peer.Port = defaultBGPPort
-		if nodes := r.nodesAt(address, peer.AS, 0); len(nodes) > 0 {
+		if peer.ClusterNode {
 			peer.Port = r.portOf(nodes[0])
 		}
 	}
