@@ -8,6 +8,7 @@ import (
 	"time"
 
 	api "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v3/pkg/server"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -28,20 +29,23 @@ type PeerStatus struct {
 	Received, Advertised int
 }
 
-// Status is the state of each session, by address.
+// Status is the state of each session, by address. Counting what many peers are told
+// takes a while, for which changes do not wait.
 func (s *Speaker) Status() ([]PeerStatus, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	library, names, table := s.library, s.names, s.table
+	running := s.running != (global{})
+	s.mu.Unlock()
 	var peers []PeerStatus
-	if s.running == (global{}) {
+	if !running {
 		return nil, nil
 	}
-	err := s.library.ListPeer(context.Background(), &api.ListPeerRequest{}, func(p *api.Peer) {
+	err := library.ListPeer(context.Background(), &api.ListPeerRequest{}, func(p *api.Peer) {
 		address, err := netip.ParseAddr(p.GetState().GetNeighborAddress())
-		if err != nil || address == s.table.standIn {
+		if err != nil || address == table.standIn {
 			return
 		}
-		named, state := s.names[address], s.watched.peer(address)
+		named, state := names[address], s.watched.peer(address)
 		status := PeerStatus{
 			Name:    named.name,
 			Address: address,
@@ -58,7 +62,7 @@ func (s *Speaker) Status() ([]PeerStatus, error) {
 		}
 		if p.GetState().GetSessionState() == api.PeerState_ESTABLISHED {
 			status.State = "up"
-			status.Advertised = s.advertised(address)
+			status.Advertised = advertised(library, address)
 		}
 		peers = append(peers, status)
 	})
@@ -71,14 +75,14 @@ func (s *Speaker) Status() ([]PeerStatus, error) {
 
 // advertised counts the prefixes announced to a peer. (The count in GoBGP's
 // own peer state includes the End-of-RIB marker.)
-func (s *Speaker) advertised(peer netip.Addr) int {
-	n := 0
-	r := &api.ListPathRequest{TableType: api.TableType_ADJ_OUT, Name: peer.String(), Family: familyOf(peer)}
-	err := s.library.ListPath(context.Background(), r, func(d *api.Destination) { n++ })
+func advertised(library *server.BgpServer, peer netip.Addr) int {
+	t, err := library.GetTable(context.Background(), &api.GetTableRequest{
+		TableType: api.TableType_ADJ_OUT, Name: peer.String(), Family: familyOf(peer),
+	})
 	if err != nil {
 		return 0 // the peer is gone since it was listed
 	}
-	return n
+	return int(t.GetNumDestination())
 }
 
 // sessionWord is the state of a session. One that waits for the peer to call says so.
