@@ -12,12 +12,34 @@ import (
 
 // hangUp breaks the connections of all established sessions. GoBGP ends a
 // session only with a notification, and a peer that gets one drops our routes;
-// a connection that just breaks is what graceful restart is for. GoBGP does
-// not hand out its sockets, so they are found among the process's descriptors
-// by their two ends.
+// a connection that just breaks is what graceful restart is for.
 func (s *Speaker) hangUp() error {
-	established := s.watched.connections()
-	if len(established) == 0 {
+	return eachSocket(s.watched.connections(), func(fd int, _ bool) error {
+		if err := unix.Shutdown(fd, unix.SHUT_RDWR); !errors.Is(err, unix.ENOTCONN) {
+			return err
+		}
+		return nil
+	})
+}
+
+// networkControl is the traffic class of routing protocols, CS6 (RFC 4594).
+const networkControl = 0xc0
+
+// prefer marks a session's packets as those of a routing protocol, as BIRD and FRR do,
+// so that where queues are full keepalives do not wait behind everything else.
+func prefer(c connection) error {
+	return eachSocket(map[connection]bool{c: true}, func(fd int, is6 bool) error {
+		if is6 {
+			return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, networkControl)
+		}
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TOS, networkControl)
+	})
+}
+
+// eachSocket does something to the sockets of connections. GoBGP does not hand out its
+// sockets, so they are found among the process's descriptors by their two ends.
+func eachSocket(wanted map[connection]bool, do func(fd int, is6 bool) error) error {
+	if len(wanted) == 0 {
 		return nil
 	}
 	descriptors, err := os.ReadDir("/proc/self/fd")
@@ -38,8 +60,9 @@ func (s *Speaker) hangUp() error {
 		}
 		local, err1 := unix.Getsockname(fd)
 		remote, err2 := unix.Getpeername(fd)
-		if err1 == nil && err2 == nil && established[connection{addrPort(local), addrPort(remote)}] {
-			if err := unix.Shutdown(fd, unix.SHUT_RDWR); err != nil && !errors.Is(err, unix.ENOTCONN) {
+		if err1 == nil && err2 == nil && wanted[connection{addrPort(local), addrPort(remote)}] {
+			_, is6 := local.(*unix.SockaddrInet6)
+			if err := do(fd, is6); err != nil {
 				errs = append(errs, fmt.Errorf("bgp connection to %s: %w", addrPort(remote), err))
 			}
 		}

@@ -68,6 +68,11 @@ func (w *watched) peerChanged(p *api.Peer) {
 			local:  netip.AddrPortFrom(local, uint16(p.GetTransport().GetLocalPort())),
 			remote: netip.AddrPortFrom(address, uint16(p.GetTransport().GetRemotePort())),
 		}
+		go func(c connection) {
+			if err := prefer(c); err != nil {
+				w.logger.Warn("bgp session goes on without preference in queues", "peer", address, "error", err)
+			}
+		}(s.connection)
 		s.as, s.reason, s.said = p.GetState().GetPeerAsn(), "", nil
 		if !s.flapping || s.flaps(now) == 0 {
 			s.flapping = false

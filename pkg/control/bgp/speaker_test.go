@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/sys/unix"
 
 	"calico-xdp/pkg/control/desired"
 )
@@ -37,6 +38,23 @@ func TestExchange(t *testing.T) {
 	if peers[0].Since.IsZero() || peers[0].Name != "127.0.0.2" {
 		t.Errorf("peer %+v", peers[0])
 	}
+
+	eventually(t, "traffic classes of a's sessions", fmt.Sprint([]int{networkControl, networkControl}), func() string {
+		var found []int
+		err := eachSocket(a.watched.connections(), func(fd int, is6 bool) error {
+			level, option := unix.IPPROTO_IP, unix.IP_TOS
+			if is6 {
+				level, option = unix.IPPROTO_IPV6, unix.IPV6_TCLASS
+			}
+			class, err := unix.GetsockoptInt(fd, level, option)
+			found = append(found, class)
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		return fmt.Sprint(found)
+	})
 
 	t.Run("metrics", func(t *testing.T) {
 		err := testutil.CollectAndCompare(a.Collector(), strings.NewReader(`

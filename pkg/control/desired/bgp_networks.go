@@ -15,8 +15,8 @@ type hostNetwork struct {
 }
 
 // notAnnounced are the interfaces whose networks are never announced: those of
-// workloads, and where kube-proxy puts the addresses of all services.
-var notAnnounced = [...]string{"cali*", "kube-ipvs*"}
+// workloads, Calico's tunnels, and where kube-proxy puts the addresses of all services.
+var notAnnounced = [...]string{"cali*", "*.cali", "*.calico", "kube-ipvs*"}
 
 // hostNetworks are the networks that could be announced.
 func hostNetworks(links []Link) []hostNetwork {
