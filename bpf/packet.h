@@ -531,8 +531,9 @@ static __always_inline enum parsed packet_extensions(struct __sk_buff *skb, stru
 			return PARSED_EXTENSION;
 		if (protocol == IPPROTO_TCP)
 			bytes = 14;
-		else if (protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE || protocol == IPPROTO_SCTP ||
-			 protocol == IPPROTO_ICMPV6 || protocol == IPPROTO_ICMP)
+		else if (protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE || protocol == IPPROTO_SCTP)
+			bytes = 4;
+		else if (protocol == IPPROTO_ICMPV6 || protocol == IPPROTO_ICMP)
 			bytes = 8;
 		if (offset + bytes > end)
 			return PARSED_MALFORMED;
@@ -540,6 +541,8 @@ static __always_inline enum parsed packet_extensions(struct __sk_buff *skb, stru
 		if (bytes == 14 && bpf_skb_load_bytes(skb, offset, words, 14))
 			return PARSED_MALFORMED;
 		if (bytes == 8 && bpf_skb_load_bytes(skb, offset, words, 8))
+			return PARSED_MALFORMED;
+		if (bytes == 4 && bpf_skb_load_bytes(skb, offset, words, 4))
 			return PARSED_MALFORMED;
 		if (protocol == IPPROTO_ICMPV6 || protocol == IPPROTO_ICMP) {
 			__u8 type = bpf_ntohs(words[0]) >> 8;

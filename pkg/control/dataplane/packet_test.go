@@ -60,6 +60,8 @@ func TestLocalPackets(t *testing.T) {
 			out: toSecond + "IP 192.168.1.1 > 192.168.1.2: TCP 4000 > 80 [S] ttl 63"},
 		{name: "hop-by-hop options", hook: hook, packet: frame(x1, x2).Extension(0, 8).UDP(1, 2), want: passes,
 			out: toSecond + "IP6 fd01::1 > fd01::2: UDP 1 > 2 ttl 63"},
+		{name: "ports alone behind options", hook: hook, packet: frame(x1, x2).Extension(60, 8).UDP(1, 2), edit: put(18, 0, 12), want: passes,
+			out: toSecond + "IP6 fd01::1 > fd01::2: UDP 0 > 0 ttl 63"},
 		{name: "three extension headers", hook: hook, packet: frame(x1, x2).Extension(0, 8).Extension(43, 8).Extension(60, 24).TCP(4000, 80, "S"), want: passes,
 			edit: put(14+40+8+3, 0), out: toSecond + "IP6 fd01::1 > fd01::2: protocol 0 ttl 63"},
 		{name: "mobility header", hook: hook, packet: frame(x1, x2).Protocol(135).Payload(24), want: passes,
