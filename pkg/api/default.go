@@ -117,7 +117,7 @@ func defaultFelix(s *FelixConfigurationSpec) {
 	setDefault(&s.FloatingIPs, v3.FloatingIPsDisabled)
 }
 
-func defaultKubeControllers(s *v3.KubeControllersConfigurationSpec) {
+func defaultKubeControllers(s *KubeControllersConfigurationSpec) {
 	setDefault(&s.PrometheusMetricsPort, 9094)
 	if n := s.Controllers.Node; n != nil {
 		setDefault(&n.LeakGracePeriod, metav1.Duration{Duration: 15 * time.Minute})

@@ -1,8 +1,6 @@
 package api
 
 import (
-	"maps"
-
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -119,34 +117,5 @@ func (c *FelixConfiguration) DeepCopyObject() runtime.Object {
 	out.Spec.NFTablesFlowTableOffload = clone(c.Spec.NFTablesFlowTableOffload)
 	out.Spec.BPFJITHardening = clone(c.Spec.BPFJITHardening)
 	out.Spec.BPFKubeProxyHealthzPort = clone(c.Spec.BPFKubeProxyHealthzPort)
-	return out
-}
-
-// KubeControllersConfiguration is kept for those who run kube-controllers
-// beside us. Upstream's status always has a running configuration; the stored
-// one may be empty.
-type KubeControllersConfiguration struct {
-	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
-
-	Spec   v3.KubeControllersConfigurationSpec `json:"spec,omitempty"`
-	Status KubeControllersConfigurationStatus  `json:"status,omitempty"`
-}
-
-// KubeControllersConfigurationStatus is what the controllers report.
-type KubeControllersConfigurationStatus struct {
-	RunningConfig   *v3.KubeControllersConfigurationSpec `json:"runningConfig,omitempty"`
-	EnvironmentVars map[string]string                    `json:"environmentVars,omitempty"`
-}
-
-// DeepCopyObject returns a copy that shares nothing with c.
-func (c *KubeControllersConfiguration) DeepCopyObject() runtime.Object {
-	out := &KubeControllersConfiguration{TypeMeta: c.TypeMeta}
-	c.ObjectMeta.DeepCopyInto(&out.ObjectMeta)
-	c.Spec.DeepCopyInto(&out.Spec)
-	if c.Status.RunningConfig != nil {
-		out.Status.RunningConfig = c.Status.RunningConfig.DeepCopy()
-	}
-	out.Status.EnvironmentVars = maps.Clone(c.Status.EnvironmentVars)
 	return out
 }

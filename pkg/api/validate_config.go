@@ -139,7 +139,7 @@ func (f *faults) routeTables(s *FelixConfigurationSpec) {
 
 // kubeControllers checks the templates of host endpoints, whose names go into those of
 // the endpoints.
-func (f *faults) kubeControllers(s *v3.KubeControllersConfigurationSpec) {
+func (f *faults) kubeControllers(s *KubeControllersConfigurationSpec) {
 	n := s.Controllers.Node
 	if n == nil || n.HostEndpoint == nil {
 		return
@@ -154,8 +154,8 @@ func (f *faults) kubeControllers(s *v3.KubeControllersConfigurationSpec) {
 			f.add(at+".generateName", t.GenerateName, "there is one of this name already")
 		}
 		names[t.GenerateName] = true
-		if len(t.InterfaceCIDRs) == 0 && t.InterfaceSelector == "" {
-			f.add(at+".interfaceCIDRs", nil, "missing, and there is no interfaceSelector either")
+		if len(t.InterfaceCIDRs) == 0 && t.InterfacePattern == "" {
+			f.add(at+".interfaceCIDRs", nil, "missing, and there is no interfacePattern either")
 		}
 	}
 }

@@ -83,8 +83,9 @@ func TestValidateRefuses(t *testing.T) {
 		{"GlobalNetworkPolicy", "p", gnp("{action: Allow, source: {nets: [10.0.0.0/8]}, destination: {notNets: ['fd00::/8']}}"), "the rule has IPv4 nets already"},
 		{"GlobalNetworkPolicy", "p", gnp("{action: Allow, ipVersion: 6, source: {nets: [10.0.0.0/8]}}"), "the rule's ipVersion is 6"},
 		{"GlobalNetworkPolicy", "p", gnp("{action: Allow, source: {selector: 'a =='}}"), `source.selector: "a ==": selector "a ==": expected a quoted value at the end`},
+		{"KubeControllersConfiguration", "default", "{controllers: {node: {hostEndpoint: {templates: [{generateName: a, interfacePattern: '('}]}}}}", "templates[0].interfacePattern"},
 		{"KubeControllersConfiguration", "default", "{controllers: {node: {hostEndpoint: {templates: [{interfaceCIDRs: [10.0.0.0/8]}]}}}}", "templates[0].generateName: missing"},
-		{"KubeControllersConfiguration", "default", "{controllers: {node: {hostEndpoint: {templates: [{generateName: a, interfaceSelector: e}, {generateName: a, interfaceSelector: e}]}}}}", `templates[1].generateName: "a": there is one`},
+		{"KubeControllersConfiguration", "default", "{controllers: {node: {hostEndpoint: {templates: [{generateName: a, interfacePattern: e}, {generateName: a, interfacePattern: e}]}}}}", `templates[1].generateName: "a": there is one`},
 		{"KubeControllersConfiguration", "default", "{controllers: {node: {hostEndpoint: {templates: [{generateName: a}]}}}}", "templates[0].interfaceCIDRs: missing"},
 		{"Tier", "adminnetworkpolicy", "{order: 1}", "spec.order: 1: the order of this tier is 1000"},
 		{"StagedKubernetesNetworkPolicy", "p", gnp("{ports: [{port: 80, endPort: 79}]}"), "spec.ingress[0].ports[0].endPort: 79: expected a port from 80 on"},
@@ -249,6 +250,7 @@ func TestValidateAccepts(t *testing.T) {
 		{"CalicoNodeStatus", "s", "{node: a, classes: [BGP, Agent], updatePeriodSeconds: 0}"},
 		{"GlobalNetworkSet", "s", "{nets: [10.0.0.1/8, 'fd00::1']}"},
 		{"FelixConfiguration", "default", "{failsafeInboundHostPorts: [], vxlanPort: 4789, bpfLogLevel: '', bpfJITHardening: Strict, bpfKubeProxyHealthzPort: 10256}"},
+		{"KubeControllersConfiguration", "default", "{controllers: {node: {hostEndpoint: {templates: [{generateName: a, interfacePattern: 'eth.*', nodeSelector: has(x), labels: {a: b}}]}}}}"},
 		{"StagedKubernetesNetworkPolicy", "p", gnp("{ports: [{port: 80, endPort: 90}, {port: http}, {protocol: UDP}]}")},
 	} {
 		if err := Validate(read(t, c.kind, c.name, c.spec)); err != nil {

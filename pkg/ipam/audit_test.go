@@ -14,7 +14,6 @@ import (
 	"calico-xdp/pkg/api"
 	"calico-xdp/pkg/datastore"
 
-	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -349,7 +348,7 @@ func TestCollector(t *testing.T) {
 	k, _ := api.FindKind(api.KindKubeControllersConfiguration)
 	config := k.New().(*api.KubeControllersConfiguration)
 	config.Name = "default"
-	config.Spec.Controllers.Node = &v3.NodeControllerConfig{LeakGracePeriod: &metav1.Duration{}}
+	config.Spec.Controllers.Node = &api.NodeControllerConfig{LeakGracePeriod: &metav1.Duration{}}
 	if _, _, err := w.store.Apply(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
