@@ -114,10 +114,9 @@ func (f *faults) rule(path string, r *Rule) {
 	if s := r.Destination.Services; s != nil && len(r.Destination.Ports)+len(r.Destination.NotPorts) > 0 {
 		f.add(path+".destination.ports", nil, "not together with services, which have ports")
 	}
-	// By number it means the same, but Calico's own nodes take no notice of a policy
-	// that says so.
-	if r.ICMP != nil && (r.Protocol == nil || r.Protocol.StrVal != "ICMP" && r.Protocol.StrVal != "ICMPv6") {
-		f.add(path+".icmp", nil, "needs protocol ICMP or ICMPv6, by name")
+	// By number it means the same; some releases of Calico refuse that.
+	if r.ICMP != nil && protocol != 1 && protocol != 58 {
+		f.add(path+".icmp", nil, "needs protocol ICMP or ICMPv6")
 	}
 	for _, c := range []struct {
 		field string
