@@ -2,7 +2,6 @@ package api
 
 import (
 	"encoding/json"
-	"time"
 
 	v3 "github.com/projectcalico/api/pkg/apis/projectcalico/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -120,7 +119,7 @@ func defaultFelix(s *FelixConfigurationSpec) {
 func defaultKubeControllers(s *KubeControllersConfigurationSpec) {
 	setDefault(&s.PrometheusMetricsPort, 9094)
 	if n := s.Controllers.Node; n != nil {
-		setDefault(&n.LeakGracePeriod, metav1.Duration{Duration: 15 * time.Minute})
+		setDefault(&n.LeakGracePeriod, metav1.Duration{Duration: 15 * 60 * 1e9}) // a quarter of an hour
 	}
 	if b := s.Controllers.LoadBalancer; b != nil {
 		b.AssignIPs = orElse(b.AssignIPs, v3.AllServices)
