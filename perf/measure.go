@@ -72,13 +72,14 @@ func measure(ctx context.Context, args []string) error {
 	return nil
 }
 
+// full says whether scenarios are measured, too, that a quick run leaves out.
+func (o options) full() bool { return !o.quick || o.only.String() != "" }
+
 func measureMicro(ctx context.Context, o options, r *report.Report, progress func(string)) (wrong []error, err error) {
 	if !o.has("micro") {
 		return nil, nil
 	}
-	some := micro.Select(func(s micro.Scenario) bool {
-		return o.only.MatchString(s.Name) && (!s.Full || !o.quick || o.only.String() != "")
-	})
+	some := micro.Select(func(s micro.Scenario) bool { return o.only.MatchString(s.Name) && (o.full() || !s.Full) })
 	effort := fullMicro
 	if o.quick {
 		effort = quickMicro
@@ -89,7 +90,7 @@ func measureMicro(ctx context.Context, o options, r *report.Report, progress fun
 			results, wrong, err = micro.Run(ctx, t, some, effort, progress)
 			r.Results = append(r.Results, results...)
 		}
-		if err == nil {
+		if err == nil && o.full() {
 			results, err = micro.Operations(ctx, t, o.only.MatchString, effort)
 			r.Results = append(r.Results, results...)
 		}
@@ -104,7 +105,7 @@ func measureMacro(ctx context.Context, o options, r *report.Report, progress fun
 	}
 	var some []macro.Scenario
 	for _, s := range macro.All() {
-		if o.only.MatchString(s.Name) && (s.Quick || !o.quick || o.only.String() != "") {
+		if o.only.MatchString(s.Name) && (o.full() || s.Quick) {
 			some = append(some, s)
 		}
 	}
