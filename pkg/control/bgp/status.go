@@ -33,16 +33,16 @@ type PeerStatus struct {
 // takes a while, for which changes do not wait.
 func (s *Speaker) Status() ([]PeerStatus, error) {
 	s.mu.Lock()
-	library, names, table := s.library, s.names, s.table
-	running := s.running != (global{})
-	s.mu.Unlock()
-	var peers []PeerStatus
-	if !running {
+	if s.running == (global{}) {
+		s.mu.Unlock()
 		return nil, nil
 	}
+	library, names, standIn := s.library, s.names, s.table.standIn
+	s.mu.Unlock()
+	var peers []PeerStatus
 	err := library.ListPeer(context.Background(), &api.ListPeerRequest{}, func(p *api.Peer) {
 		address, err := netip.ParseAddr(p.GetState().GetNeighborAddress())
-		if err != nil || address == table.standIn {
+		if err != nil || address == standIn {
 			return
 		}
 		named, state := names[address], s.watched.peer(address)
