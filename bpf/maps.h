@@ -301,12 +301,10 @@ struct search {
 	__u64 stored[DIMENSIONS];	/* of these words, those that a dimension stores */
 	__u32 first[DIMENSIONS];	/* and the index of the first of them */
 	__u32 vectors[DIMENSIONS];	/* index of the next block's two words */
-	__u32 base;
 	__u32 block;			/* number of the next block's first rule */
 	__u32 rule_count;
 	__u32 any;			/* a bit for each dimension that need not be looked at */
 	__u32 forgets;			/* what is found is not remembered now */
-	__u32 pad;
 };
 
 struct {

@@ -576,6 +576,20 @@ __noinline int packet_unusual(struct __sk_buff *skb, struct packet *p, enum pars
 	return parsed;
 }
 
+/* Whether an IPv4 packet in so many bytes is TCP or UDP without options, whole, with its
+ * ports and, of TCP, the header within its length.
+ */
+static __always_inline int ipv4_plain(const struct iphdr *ip, __u32 bytes)
+{
+	__u32 length = bpf_ntohs(ip->tot_len);
+
+	if (ip->version != 4 || ip->ihl != 5 || ip->frag_off & bpf_htons(IP_OFFSET_MASK | IP_MORE_FRAGMENTS) || length > bytes)
+		return 0;
+	if (ip->protocol == IPPROTO_TCP)
+		return length >= sizeof(*ip) + sizeof(struct tcphdr);
+	return ip->protocol == IPPROTO_UDP && length >= sizeof(*ip) + 4;
+}
+
 /* Reads what nearly all packets are: TCP or UDP over IPv4 without options, whole, to one
  * receiver, with its headers in one piece. 0 if this is another one: nothing is read then.
  */
@@ -585,24 +599,12 @@ static __always_inline int packet_plain(struct __sk_buff *skb, struct packet *p)
 	struct iphdr *ip = data + ETH_HLEN;
 	struct tcphdr *tcp = (void *)(ip + 1);
 	__be16 *ports = (void *)tcp;
-	__u32 length;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || (void *)(tcp + 1) > (void *)(long)skb->data_end ||
-	    ip->version != 4 || ip->ihl != 5 || ip->frag_off & bpf_htons(IP_OFFSET_MASK | IP_MORE_FRAGMENTS) ||
+	    !ipv4_plain(ip, skb->len - ETH_HLEN) ||
 	    (ip->daddr & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || ip->daddr == 0xffffffff)
 		return 0;
-	length = bpf_ntohs(ip->tot_len);
-	if (length > skb->len - ETH_HLEN)
-		return 0;
-	if (ip->protocol == IPPROTO_TCP) {
-		if (length < sizeof(*ip) + sizeof(*tcp))
-			return 0;
-		p->tcp_flags = ((__u8 *)tcp)[13];
-	} else if (ip->protocol == IPPROTO_UDP && length >= sizeof(*ip) + 4) {
-		p->tcp_flags = 0;
-	} else {
-		return 0;
-	}
+	p->tcp_flags = ip->protocol == IPPROTO_TCP ? ((__u8 *)tcp)[13] : 0;
 	p->length = skb->len;
 	p->icmp = 0;
 	p->icmp_error = 0;

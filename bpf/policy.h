@@ -242,7 +242,7 @@ static long search_step(__u32 i, struct search **searching)
 		if (s->any >> d & 1)
 			continue;
 		s->stored[d] = ruleset_word(s->vectors[d]);
-		s->first[d] = s->base + ruleset_word(s->vectors[d] + 1);
+		s->first[d] = s->is.base + ruleset_word(s->vectors[d] + 1);
 		s->vectors[d] += 2;
 		s->words &= s->stored[d];
 	}
@@ -276,12 +276,12 @@ static __always_inline int search_first(struct search *s)
 		for (int d = 0; d < DIMENSIONS; d++) {
 			if (s->any >> d & 1)
 				continue;
-			bits &= ruleset_word(s->base + ruleset_word(s->vectors[d] + 2 * block + 1) +
+			bits &= ruleset_word(s->is.base + ruleset_word(s->vectors[d] + 2 * block + 1) +
 					     popcount(s->stored[d] & below));
 		}
 		if (!bits)
 			return 0;
-		return rule_verdict(ruleset_word(s->base + 2 + at + lowest_bit(bits)));
+		return rule_verdict(ruleset_word(s->is.base + 2 + at + lowest_bit(bits)));
 	}
 	return 0;
 }
@@ -362,12 +362,11 @@ __noinline int policy_evaluate(__u32 base, __u32 source, __u32 destination, __u3
 		return s->e.verdict;
 	}
 
-	s->base = base;
+	s->is.base = base;
 	s->rule_count = rule_count;
 	verdict = search_first(s);
 	if (verdict)
 		return verdict;
-	s->is.base = base;
 	s->is.generation = ruleset_word(0);
 	known = remembered_of(&s->is);
 	if (!known)

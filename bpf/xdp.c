@@ -50,21 +50,12 @@ static __always_inline int decide_by_source(void *data, void *end, __u32 ifindex
 	struct iphdr *ip = data + ETH_HLEN;
 	__be16 *ports = (void *)(ip + 1);
 	struct xdp_ruleset *ruleset;
-	__u32 length, verdict;
+	__u32 verdict;
 	int class;
 
-	if ((void *)(ports + 2) > end || ip->version != 4 || ip->ihl != 5 ||
-	    ip->frag_off & bpf_htons(IP_OFFSET_MASK | IP_MORE_FRAGMENTS))
+	if ((void *)(ports + 2) > end || !ipv4_plain(ip, end - data - ETH_HLEN) ||
+	    (ip->protocol == IPPROTO_UDP && ports[1] == now->vxlan_port))
 		return -1;
-	length = bpf_ntohs(ip->tot_len);
-	if (length > end - data - ETH_HLEN || length < sizeof(*ip) + 4)
-		return -1;
-	if (ip->protocol == IPPROTO_TCP) {
-		if (length < sizeof(*ip) + sizeof(struct tcphdr))
-			return -1;
-	} else if (ip->protocol != IPPROTO_UDP || ports[1] == now->vxlan_port) {
-		return -1;
-	}
 	ruleset = bpf_map_lookup_elem(&xdp_rulesets, &place);
 	if (!ruleset || ruleset->ifindex != ifindex)
 		return -1;

@@ -409,12 +409,10 @@ type bpfSearch struct {
 	Stored    [4]uint64
 	First     [4]uint32
 	Vectors   [4]uint32
-	Base      uint32
 	Block     uint32
 	RuleCount uint32
 	Any       uint32
 	Forgets   uint32
-	Pad       uint32
 }
 
 type bpfSettings struct {
