@@ -16,7 +16,7 @@ func pin(n int) (free func()) {
 		return runtime.UnlockOSThread
 	}
 	n %= max(may.Count(), 1)
-	for cpu := range 8 * len(may) * 8 {
+	for cpu := range 64 * len(may) {
 		if !may.IsSet(cpu) {
 			continue
 		}

@@ -42,16 +42,14 @@ func Default(r Resource) {
 		defaultKubeControllers(&r.Spec)
 	case *Profile:
 		defaultRules(r.Spec.Ingress, r.Spec.Egress)
-	case *NetworkPolicy:
-		defaultPolicy(r, &r.Spec.Tier, &r.Spec.Types)
-	case *GlobalNetworkPolicy:
-		defaultPolicy(r, &r.Spec.Tier, &r.Spec.Types)
+	case *NetworkPolicy, *GlobalNetworkPolicy:
+		defaultPolicy(r)
 	case *StagedNetworkPolicy:
 		r.Spec.StagedAction = orElse(r.Spec.StagedAction, v3.StagedActionSet)
-		defaultPolicy(r, &r.Spec.Tier, &r.Spec.Types)
+		defaultPolicy(r)
 	case *StagedGlobalNetworkPolicy:
 		r.Spec.StagedAction = orElse(r.Spec.StagedAction, v3.StagedActionSet)
-		defaultPolicy(r, &r.Spec.Tier, &r.Spec.Types)
+		defaultPolicy(r)
 	case *StagedKubernetesNetworkPolicy:
 		r.Spec.StagedAction = orElse(r.Spec.StagedAction, v3.StagedActionSet)
 	case *HostEndpoint:
@@ -126,10 +124,26 @@ func defaultKubeControllers(s *KubeControllersConfigurationSpec) {
 	}
 }
 
-// defaultPolicy fills in tier and types, whose places in r's spec it is given,
-// and the label and annotation that go with them.
-func defaultPolicy(r Resource, tier *string, types *[]v3.PolicyType) {
+// policyPlaces returns where the spec of a policy, as [PolicyOf] knows them, has its tier
+// and types; nil if r is none.
+func policyPlaces(r Resource) (tier *string, types *[]v3.PolicyType) {
+	switch r := r.(type) {
+	case *NetworkPolicy:
+		return &r.Spec.Tier, &r.Spec.Types
+	case *GlobalNetworkPolicy:
+		return &r.Spec.Tier, &r.Spec.Types
+	case *StagedNetworkPolicy:
+		return &r.Spec.Tier, &r.Spec.Types
+	case *StagedGlobalNetworkPolicy:
+		return &r.Spec.Tier, &r.Spec.Types
+	}
+	return nil, nil
+}
+
+// defaultPolicy fills in tier and types, and the label and annotation that go with them.
+func defaultPolicy(r Resource) {
 	p, _ := PolicyOf(r)
+	tier, types := policyPlaces(r)
 	*tier = orElse(*tier, DefaultTier)
 	if len(*types) == 0 && p.StagedAction != v3.StagedActionDelete {
 		*types = DefaultTypes(p.Ingress, p.Egress)
@@ -151,22 +165,22 @@ func defaultPolicy(r Resource, tier *string, types *[]v3.PolicyType) {
 // FillTier says in spec and label of a policy which tier it is in. Calico 3.31 and
 // before store neither for the default tier.
 func FillTier(r Resource) {
-	var tier *string
-	switch r := r.(type) {
-	case *NetworkPolicy:
-		tier = &r.Spec.Tier
-	case *GlobalNetworkPolicy:
-		tier = &r.Spec.Tier
-	case *StagedNetworkPolicy:
-		tier = &r.Spec.Tier
-	case *StagedGlobalNetworkPolicy:
-		tier = &r.Spec.Tier
-	default:
+	tier, _ := policyPlaces(r)
+	if tier == nil {
 		return
 	}
 	*tier = orElse(*tier, DefaultTier)
 	if r.GetLabels()[v3.LabelTier] == "" {
 		setLabel(r, v3.LabelTier, *tier)
+	}
+}
+
+// DropMetadata takes [AnnotationMetadata] away, which is for the datastore alone.
+func DropMetadata(r Resource) {
+	annotations := r.GetAnnotations()
+	delete(annotations, AnnotationMetadata)
+	if len(annotations) == 0 {
+		r.SetAnnotations(nil)
 	}
 }
 

@@ -103,11 +103,7 @@ func show(r api.Resource) {
 	}
 	r.SetName(called(r))
 	api.FillTier(r)
-	annotations := r.GetAnnotations()
-	delete(annotations, api.AnnotationMetadata)
-	if len(annotations) == 0 {
-		r.SetAnnotations(nil)
-	}
+	api.DropMetadata(r)
 }
 
 // showAll is show for all that a listing holds. Where two are called the same, which
@@ -124,10 +120,8 @@ func showAll(rs []api.Resource) {
 	}
 	for _, r := range rs {
 		stored := r.GetName()
-		key := api.KeyOf(r)
-		key.Name = called(r)
 		show(r)
-		if key.Name != stored && taken[key] {
+		if r.GetName() != stored && taken[api.KeyOf(r)] {
 			r.SetName(stored)
 		}
 	}

@@ -23,21 +23,15 @@ func LoadCounted(shared map[string]*ebpf.Map, name Program) (*Counted, error) {
 	if err != nil {
 		return nil, err
 	}
-	coll, err := loadCollection(func() (*ebpf.CollectionSpec, error) {
-		spec, err := specOf(name)
-		if err != nil {
-			return nil, err
-		}
-		p := spec.Programs[string(name)]
+	programs, err := loadOne(shared, name, func(p *ebpf.ProgramSpec) (err error) {
 		p.Instructions, err = countTableUse(p.Instructions, use)
-		return spec, err
-	}, shared)
+		return err
+	})
 	if err != nil {
 		use.Close()
 		return nil, fmt.Errorf("program %s: %w", name, err)
 	}
-	defer coll.Close()
-	return &Counted{&Programs{byName: map[Program]*ebpf.Program{name: coll.DetachProgram(string(name))}}, use}, nil
+	return &Counted{programs, use}, nil
 }
 
 // Use is how often the program has used tables so far.

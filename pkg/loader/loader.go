@@ -72,7 +72,18 @@ func Load(shared map[string]*ebpf.Map, links Links) (*Programs, error) {
 
 // LoadOne loads a program on top of the shared maps, to be run by hand.
 func LoadOne(shared map[string]*ebpf.Map, name Program) (*Programs, error) {
-	coll, err := loadCollection(func() (*ebpf.CollectionSpec, error) { return specOf(name) }, shared)
+	return loadOne(shared, name, func(*ebpf.ProgramSpec) error { return nil })
+}
+
+// loadOne is LoadOne of a program that is changed first.
+func loadOne(shared map[string]*ebpf.Map, name Program, change func(*ebpf.ProgramSpec) error) (*Programs, error) {
+	coll, err := loadCollection(func() (*ebpf.CollectionSpec, error) {
+		spec, err := specOf(name)
+		if err != nil {
+			return nil, err
+		}
+		return spec, change(spec.Programs[string(name)])
+	}, shared)
 	if err != nil {
 		return nil, err
 	}

@@ -108,11 +108,7 @@ func Convert(data []byte) (api.Resource, error) {
 		return nil, fmt.Errorf("%s(%s): %w", m.Kind, meta.Name+meta.CIDR+meta.PeerIP, err)
 	}
 	api.Default(r) // types that are not given follow from the rules, as with Calico's own conversion
-	annotations := r.GetAnnotations()
-	delete(annotations, api.AnnotationMetadata) // is for the datastore
-	if len(annotations) == 0 {
-		r.SetAnnotations(nil)
-	}
+	api.DropMetadata(r)
 	return r, nil
 }
 

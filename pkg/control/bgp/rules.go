@@ -203,24 +203,21 @@ func (r *rules) statement(c *api.Conditions, a *api.Actions) *api.Statement {
 
 // inside is the set of all prefixes of one family inside nets, nil if it is empty.
 func (r *rules) inside(nets []netip.Prefix, is6 bool) *api.MatchSet {
-	var list []*api.Prefix
-	for _, n := range nets {
-		if n.Addr().Is6() == is6 {
-			list = append(list, apiPrefix(n, n.Bits(), n.Addr().BitLen()))
-		}
-	}
-	if list == nil {
-		return nil
-	}
-	return r.prefixes(list)
+	return r.ofFamily(nets, is6, func(p netip.Prefix) int { return p.Addr().BitLen() })
 }
 
 // exactly is the set of the prefixes of one family, nil if there are none.
 func (r *rules) exactly(prefixes []netip.Prefix, is6 bool) *api.MatchSet {
+	return r.ofFamily(prefixes, is6, netip.Prefix.Bits)
+}
+
+// ofFamily is the set of all prefixes inside those of one family that are of at most so
+// many bits, nil if it is empty.
+func (r *rules) ofFamily(nets []netip.Prefix, is6 bool, most func(netip.Prefix) int) *api.MatchSet {
 	var list []*api.Prefix
-	for _, p := range prefixes {
+	for _, p := range nets {
 		if p.Addr().Is6() == is6 {
-			list = append(list, apiPrefix(p, p.Bits(), p.Bits()))
+			list = append(list, apiPrefix(p, p.Bits(), most(p)))
 		}
 	}
 	if list == nil {

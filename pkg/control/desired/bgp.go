@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"path"
 	"slices"
 	"strings"
 
@@ -86,7 +85,7 @@ func newBGPReader(s *State, in Input, c *cluster) *bgpReader {
 		r.own = conf.Spec
 	}
 	for _, n := range hostNetworks(in.Links) {
-		if !slices.ContainsFunc(r.spec.IgnoredInterfaces, func(pattern string) bool { ok, _ := path.Match(pattern, n.link); return ok }) {
+		if !matchesAny(r.spec.IgnoredInterfaces, n.link) {
 			r.networks = append(r.networks, n)
 		}
 	}

@@ -16,13 +16,13 @@ type hostNetwork struct {
 
 // notAnnounced are the interfaces whose networks are never announced: those of
 // workloads, Calico's tunnels, and where kube-proxy puts the addresses of all services.
-var notAnnounced = [...]string{"cali*", "*.cali", "*.calico", "kube-ipvs*"}
+var notAnnounced = []string{"cali*", "*.cali", "*.calico", "kube-ipvs*"}
 
 // hostNetworks are the networks that could be announced.
 func hostNetworks(links []Link) []hostNetwork {
 	var out []hostNetwork
 	for _, l := range links {
-		if len(l.Addresses) == 0 || !l.Up || slices.ContainsFunc(notAnnounced[:], func(p string) bool { ok, _ := path.Match(p, l.Name); return ok }) {
+		if len(l.Addresses) == 0 || !l.Up || matchesAny(notAnnounced, l.Name) {
 			continue
 		}
 		for _, p := range l.Addresses {
@@ -35,6 +35,14 @@ func hostNetworks(links []Link) []hostNetwork {
 		return cmp.Or(a.prefix.Compare(b.prefix), cmp.Compare(a.link, b.link))
 	})
 	return out
+}
+
+// matchesAny tells whether one of the patterns, as a shell has them, is the interface's.
+func matchesAny(patterns []string, link string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		ok, _ := path.Match(pattern, link)
+		return ok
+	})
 }
 
 // addNetworks announces what is the host's own. An address by itself, such as one of

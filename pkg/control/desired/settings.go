@@ -230,7 +230,7 @@ type layer struct {
 	values map[string]string // by lower-cased parameter name
 }
 
-// annotations begin with this, if they are parameters by Felix's own names; they are
+// annotationPrefix begins annotations that are parameters by Felix's own names; they are
 // looked at before the spec.
 const annotationPrefix = "config.projectcalico.org/"
 
